@@ -1,0 +1,1 @@
+"""The only place that parses, prints and exits."""

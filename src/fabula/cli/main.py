@@ -1,0 +1,102 @@
+"""The command `fabula`: a table of verbs, each imported only when it is used; errors become one message and an exit code.
+
+Exit codes: 0 done, 2 bad input, 3 environment, 4 damaged artefact, 130 and 143 stopped by a signal. `--debug` shows the
+traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from fabula import __version__
+from fabula.cli import overrides
+from fabula.errors import FabulaError
+
+# verb -> where it is, and the sentence that help shows for it (help must not import the verbs)
+_VERBS = {
+    "run": ("fabula.cli.recipes:run", "Every stage of a recipe: from text to a trained model and its report."),
+    "plan": ("fabula.cli.recipes:plan", "What a recipe would take here: parameters, FLOPs, steps, time; trains nothing."),
+    "train": ("fabula.cli.recipes:train", "The stages of a recipe up to the trained model."),
+    "resume": ("fabula.cli.recipes:resume", "Continue a stopped run from its newest checkpoint."),
+    "evaluate": ("fabula.cli.models:evaluate", "Bits per byte and perplexity of a model on a text."),
+    "generate": ("fabula.cli.models:generate", "Continue a prompt, streamed."),
+    "report": ("fabula.cli.models:report", "Write the HTML report of a run."),
+    "corpus": ("fabula.cli.parts:corpus", "Look at a corpus before it is used."),
+    "tokenizer": ("fabula.cli.parts:tokenizer", "Train a tokenizer, and see how it cuts a text."),
+    "data": ("fabula.cli.parts:data", "Turn a corpus into shards of ids, and look at them."),
+    "model": ("fabula.cli.parts:model", "List presets, show a model's layers and prices."),
+    "doctor": ("fabula.cli.doctor:doctor", "What this machine and this installation can do."),
+}
+
+
+def build_app() -> App:
+    """The parser with all verbs."""
+    app = App(
+        name="fabula",
+        help="From a folder of text to a small language model that is trained, measured and explained.",
+        version=__version__,
+        help_epilogue="A recipe's settings are given as --section.name VALUE, for example --train.budget 10m. "
+        "`fabula run --help` lists them.",
+    )
+    for verb, (where, sentence) in _VERBS.items():
+        app.command(where, name=verb, help=sentence)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    if debug:
+        given.remove("--debug")
+    sys.exit(_run(given, debug))
+
+
+def _run(given: list[str], debug: bool) -> int:
+    from fabula.cli.console import say
+
+    try:
+        build_app()(
+            overrides.gather(given), exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except FabulaError as error:
+        if debug:
+            raise
+        say(f"fabula: {error}")
+        return error.exit_code
+    except CycloptsError as error:
+        if debug:
+            raise
+        say(f"fabula: {_plain(error)}")
+        return 2
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        say("fabula: interrupted")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone (`fabula ... | head`): not an error, and nothing more can be printed.
+        sys.stderr.close()
+        return 0
+    except MemoryError:
+        if debug:
+            raise
+        say("fabula: out of memory; use a smaller model or batch (--train.batch_tokens, --train.micro_rows)")
+        return 3
+    except Exception as error:
+        if debug:
+            raise
+        say(
+            f"fabula: {type(error).__name__}: {error}\n"
+            "This is a fault of fabula, not of your input; the same command with --debug shows where it happened."
+        )
+        return 1
+    return 0
+
+
+def _plain(error: CycloptsError) -> str:
+    text = " ".join(str(error).split())
+    return text if "--help" in text else f"{text} (see --help)"

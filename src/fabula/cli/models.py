@@ -1,0 +1,157 @@
+"""Verbs that take a finished model: evaluate, generate, report."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from fabula.cli import console
+from fabula.cli.recipes import Json
+from fabula.errors import InputError
+
+Model = Annotated[Path, Parameter(help="a run folder or a checkpoint folder")]
+Which = Annotated[str, Parameter(name="--checkpoint", help="best, last or step-N of a run")]
+Device = Annotated[str, Parameter(help="auto, cpu, cuda or mps")]
+
+
+def evaluate(
+    model: Model,
+    /,
+    *,
+    on: Annotated[str | None, Parameter(help="a text: file, folder or pattern; the run's validation text if left out")] = None,
+    checkpoint: Which = "best",
+    stride: Annotated[int, Parameter(help="new tokens a window of a long document scores; 0: half the context")] = 0,
+    split: Annotated[str, Parameter(help="where plain text is cut: auto, file, marker, blank")] = "auto",
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Bits per byte and perplexity of a model on a text, every byte counted once.
+
+    A document is predicted from its very beginning, and so is its end. Bits per byte compare between tokenizers,
+    perplexity does not.
+    """
+    from fabula import checkpoint as checkpoints
+    from fabula.config import build
+    from fabula.corpus.run import CorpusConfig
+    from fabula.data.shards import Shards
+    from fabula.device import choose
+    from fabula.evaluate import run as stage
+    from fabula.evaluate.config import EvaluateConfig
+    from fabula.progress import stop_on_signals
+
+    loaded = checkpoints.load(model, checkpoint)
+    chosen = choose(device)
+    config = build(EvaluateConfig, {"stride": stride, "validation_bytes": 0}, "evaluate")
+    if config.stride > loaded.config.context_length:
+        raise InputError(f"--stride {stride} is larger than the model's context of {loaded.config.context_length:,}")
+    corpus = build(CorpusConfig, {"split": split}, "evaluate")
+    loaded.model.to(chosen.torch)
+    watcher = console.Watcher()
+    with stop_on_signals() as stop:
+        if on is not None:
+            made = stage.run(config, loaded.model, loaded.tokenizer, on, corpus, chosen, watcher, stop)
+        else:
+            data = checkpoints.RunFolder(model).data
+            if not data.is_dir():
+                raise InputError(f"{model} has no data of its own; name a text: --on FILE")
+            shards = Shards(data)
+            made = stage.run_on_split(
+                config, loaded.model, loaded.tokenizer, shards.validation, chosen, watcher, stop
+            )
+    result = {"model": str(model), "checkpoint": loaded.checkpoint.path.name, **made.to_data()}
+    if json:
+        console.out_json(result)
+        return
+    score = made.score
+    console.out(
+        console.table(
+            [
+                ("model", f"{model}, {loaded.checkpoint.path.name}"),
+                ("text", f"{made.name}: {score.documents:,} documents, {score.bytes:,} bytes, {score.tokens:,} tokens"),
+                ("bits per byte", f"{score.bits_per_byte:.4f}"),
+                ("perplexity", f"{score.perplexity:.3f} a token (of this tokenizer)"),
+                ("sha256", made.sha256),
+            ]
+        )
+    )
+    if made.quarantined:
+        console.say(f"{made.quarantined:,} records could not be read and are not counted")
+
+
+def generate(
+    model: Model,
+    /,
+    *,
+    prompt: Annotated[str, Parameter(help="the beginning; empty: from nothing")] = "",
+    max_new_tokens: Annotated[int, Parameter(help="most tokens to add")] = 200,
+    temperature: Annotated[float, Parameter(help="0 is greedy")] = 0.7,
+    top_k: Annotated[int, Parameter(help="keep the k likeliest tokens; 0: all")] = 0,
+    top_p: Annotated[float, Parameter(help="keep the likeliest tokens up to this probability")] = 1.0,
+    min_p: Annotated[float, Parameter(help="keep tokens of this share of the likeliest one's probability")] = 0.0,
+    repetition_penalty: Annotated[float, Parameter(help="above 1 makes seen tokens less likely")] = 1.0,
+    stop: Annotated[tuple[str, ...], Parameter(negative=(), help="a text that ends the generation; may be repeated")] = (),
+    seed: Annotated[int, Parameter(help="the same seed gives the same text")] = 0,
+    checkpoint: Which = "best",
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Continue a prompt; the text appears as it is made."""
+    from fabula.config import build
+    from fabula.generate.config import GenerateConfig
+    from fabula.generate.run import encode_prompt, gather
+    from fabula.language_model import load
+
+    config = build(
+        GenerateConfig,
+        {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "stop": list(stop),
+            "seed": seed,
+        },
+    )
+    lm = load(model, checkpoint, device)
+    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    pieces = []
+    for index, piece in enumerate(lm.pieces(prompt, **settings)):
+        pieces.append(piece)
+        if not json:
+            # The prompt is shown only once it is known to fit.
+            console.out((prompt if index == 0 else "") + piece.text, end="")
+    made = gather(prompt, len(encode_prompt(lm.tokenizer, prompt)), pieces)
+    if json:
+        console.out_json(
+            {
+                "model": str(model),
+                "checkpoint": None if lm.checkpoint is None else lm.checkpoint.path.name,
+                "prompt": prompt,
+                "text": made.text,
+                "finish_reason": made.finish_reason,
+                "prompt_tokens": made.prompt_tokens,
+                "tokens": len(made.ids),
+                "ids": list(made.ids),
+                "logprobs": list(made.logprobs),
+                "seed": seed,
+                "temperature": temperature,
+            }
+        )
+        return
+    console.out("")
+
+
+def report(run_folder: Annotated[Path, Parameter(help="the folder of a run")], /, *, json: Json = False) -> None:
+    """Write the HTML report of a run, also of one that is stopped or still going."""
+    from fabula.report import run as stage
+
+    page = stage.run(run_folder)
+    if json:
+        console.out_json({"report": str(page)})
+    else:
+        console.out(str(page))

@@ -1,0 +1,191 @@
+"""Verbs that take a recipe: run, plan, train, resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from fabula.cli import console, overrides
+from fabula.cli.settings import epilogue
+from fabula.config import Data
+
+Settings = Annotated[
+    tuple[str, ...],
+    Parameter(name="--set", negative=(), show_default=False, help="a setting as NAME=VALUE; --NAME VALUE is the same"),
+]
+RecipePath = Annotated[Path, Parameter(help="a recipe, for example recipes/fables.toml")]
+Json = Annotated[bool, Parameter(name="--json", negative=(), help="one JSON document on stdout")]
+Runs = Annotated[Path, Parameter(name="--runs", help="the folder of all runs")]
+Name = Annotated[str | None, Parameter(help="the run's name; the recipe's by default")]
+Fresh = Annotated[bool, Parameter(negative=(), help="remove an older run of that name first")]
+
+run = App(name="run", help_epilogue=epilogue())
+train = App(name="train", help_epilogue=epilogue())
+plan = App(name="plan", help_epilogue=epilogue())
+resume = App(name="resume")
+
+
+@run.default
+def _run(
+    recipe: RecipePath,
+    /,
+    *,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    fresh: Fresh = False,
+    json: Json = False,
+    settings: Settings = (),
+) -> None:
+    """Every stage of a recipe: from text to a trained model and its report.
+
+    A stopped run is continued, stages that are up to date are skipped. Ctrl-C saves and leaves.
+    """
+    from fabula import pipeline
+
+    result = pipeline.run(
+        recipe, dict(overrides.split(settings)), name=name, runs=runs, fresh=fresh, progress=console.Watcher()
+    )
+    _show(result, json)
+
+
+@train.default
+def _train(
+    recipe: RecipePath,
+    /,
+    *,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    fresh: Fresh = False,
+    json: Json = False,
+    settings: Settings = (),
+) -> None:
+    """The stages of a recipe up to the trained model; no final evaluation."""
+    from fabula import pipeline
+
+    result = pipeline.run(
+        recipe,
+        dict(overrides.split(settings)),
+        name=name,
+        runs=runs,
+        fresh=fresh,
+        progress=console.Watcher(),
+        until="train",
+    )
+    _show(result, json)
+
+
+@resume.default
+def _resume(run_folder: Path, /, *, json: Json = False, settings: Settings = ()) -> None:
+    """Continue a stopped run from its newest checkpoint; needs nothing but its folder.
+
+    Parameters
+    ----------
+    run_folder
+        the folder of the run, for example runs/fables
+    """
+    from fabula import pipeline
+
+    result = pipeline.resume(run_folder, progress=console.Watcher(), overrides=dict(overrides.split(settings)))
+    _show(result, json)
+
+
+@plan.default
+def _plan(recipe: RecipePath, /, *, json: Json = False, settings: Settings = ()) -> None:
+    """What a recipe would take on this machine: parameters, FLOPs, steps, memory, time. Trains nothing, keeps nothing."""
+    from fabula import pipeline
+
+    planned = pipeline.plan(recipe, dict(overrides.split(settings)), console.Watcher())
+    if json:
+        console.out_json(planned)
+        return
+    for line in _plan_lines(planned):
+        console.out(line)
+
+
+def _plan_lines(planned: Data) -> list[str]:
+    e = planned["estimate"]
+    n = console.quantity
+    rows = [
+        ("model", f"{planned['preset']}, {e['parameters']:,} parameters, vocabulary {planned['vocab_size']:,}"),
+        ("text", f"{console.n_bytes(planned['corpus_bytes'])}, about {n(planned['epoch_tokens'])} tokens"),
+        ("step", f"{e['tokens_per_step']:,} tokens, {e['step_seconds'] * 1e3:,.0f} ms (measured here)"),
+        ("steps", f"{e['steps']:,}: {planned['rules']['train.steps']}"),
+        ("tokens", f"{n(e['tokens'])}, {e['epochs']:.2f} passes over the text"),
+        ("FLOPs", f"{n(e['training_flops_per_token'])} a token, {n(e['total_flops'])} in all"),
+        (
+            "speed",
+            f"{e['tokens_per_second']:,.0f} tokens/s, {n(e['flops_per_second'])}FLOP/s, "
+            f"{e['utilisation']:.0%} of this machine's measured {n(e['peak_flops_per_second'])}FLOP/s",
+        ),
+        ("time", console.clock(e["seconds"])),
+        ("weights", f"{console.n_bytes(e['weights_bytes'])}; a checkpoint {console.n_bytes(e['checkpoint_bytes'])}"),
+        ("memory", f"{console.n_bytes(e['state_bytes'])} for weights, gradients and moments; activations come on top"),
+        ("disk", f"{console.n_bytes(planned['disk_bytes'])} of {console.n_bytes(planned['free_disk_bytes'])} free"),
+    ]
+    lines = console.table(rows).splitlines()
+    return lines + [f"advice: {sentence}" for sentence in planned["advice"]]
+
+
+def _show(result: Any, json: bool) -> None:
+    """The end of a run: one JSON document, or the summary table, a sample and the report's path."""
+    if json:
+        console.out_json(
+            {
+                "run": str(result.folder),
+                "summary": result.summary,
+                "evaluation": result.evaluation,
+                "samples": result.samples,
+                "report": str(result.report),
+            }
+        )
+        return
+    for sample in result.samples[:1]:
+        console.out("")
+        console.out(f"{sample['prompt']}{sample['text']}".strip())
+    console.out("")
+    console.out(console.table(_summary_rows(result)))
+
+
+def _summary_rows(result: Any) -> list[tuple[str, str]]:
+    summary, trained = result.summary, result.summary.get("train", {})
+    data, model = summary["data"], summary["model"]
+    rows = [
+        ("run", str(result.folder)),
+        ("model", f"{model['preset']}, {model['parameters']:,} parameters"),
+        (
+            "trained on",
+            f"{data['train']['documents']:,} documents, {console.n_bytes(data['train']['bytes'])}, "
+            f"{data['train']['tokens']:,} tokens ({summary['tokenizer']['bytes_per_token']:.2f} bytes each)",
+        ),
+    ]
+    if trained:
+        rows.append(
+            (
+                "training",
+                f"{trained['steps']:,} steps, {trained['tokens']:,} tokens in {console.clock(trained['seconds'])} "
+                f"({trained['tokens_per_second']:,.0f} tokens/s), {trained['epochs']:.2f} passes",
+            )
+        )
+        rows.append(("memory", f"{console.n_bytes(trained['peak_memory_bytes'])} at most"))
+    if result.evaluation:
+        scored = result.evaluation["validation"]
+        rows.append(
+            (
+                "validation",
+                f"{scored['bits_per_byte']:.4f} bits per byte, perplexity {scored['perplexity']:.2f} "
+                f"({result.evaluation['checkpoint']}, {console.n_bytes(scored['bytes'])} of unseen text)",
+            )
+        )
+        bits, size = data["validation"].get("surprisal_bits"), data["validation"]["bytes"]
+        if bits is not None:
+            rows.append(("limit", f"{bits / size:.4f} bits per byte: the entropy of the generator; no model can pass it"))
+    rows.append(("stages", ", ".join(_stage(row) for row in summary["stages"])))
+    rows.append(("report", str(result.report)))
+    rows.append(("next", f'fabula generate {result.folder} --prompt "..."'))
+    return rows
+
+
+def _stage(row: Data) -> str:
+    return f"{row['stage']} {'up to date' if row['skipped'] else console.clock(row['seconds'])}"

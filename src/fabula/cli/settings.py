@@ -1,0 +1,44 @@
+"""The settings of a recipe as help text, made from the configurations themselves."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+from fabula import config
+from fabula.recipe import Recipe
+
+
+def epilogue() -> str:
+    """Every setting with its default and meaning, for the end of a help page."""
+    lines = ["Settings (--NAME VALUE, in a recipe [section] name = value):", ""]
+    for name, kind, default, doc in config.describe(Recipe):
+        if name in ("rules", "model"):
+            continue
+        variants = _variants(name)
+        if variants is not None:
+            lines += _variant_lines(name, variants, default, doc)
+            continue
+        lines.append(_line(name, kind, default, doc))
+    lines.append("  model.preset, model.*: see `fabula model list` and `fabula model show PRESET`")
+    return "\n".join(lines)
+
+
+def _line(name: str, kind: str, default: Any, doc: str) -> str:
+    shown = "" if default in (None, "", ()) else f" = {default}"
+    return f"  {name}{shown} ({kind}): {doc}"
+
+
+def _variant_lines(name: str, variants: Any, default: Any, doc: str) -> list[str]:
+    lines = [f"  {name}.kind = {variants.name_of(type(default))} ({' | '.join(variants)}): {doc}"]
+    for kind in variants:
+        for field_name, field_kind, field_default, field_doc in config.describe(variants.get(kind)):
+            lines.append(_line(f"{name}.{field_name} [{kind}]", field_kind, field_default, field_doc))
+    return lines
+
+
+def _variants(name: str) -> Any:
+    kind: Any = Recipe
+    for part in name.split("."):
+        kind = typing.get_type_hints(kind)[part]
+    return getattr(kind, "variants", None)

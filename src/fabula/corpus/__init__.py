@@ -1,0 +1,1 @@
+"""Text, before anyone knows what a token is."""

@@ -1,0 +1,2 @@
+from ..spanish.story import grammar
+__all__ = ["grammar"]

@@ -1,0 +1,406 @@
+"""The stage `corpus`: from what a user names to two disjoint streams of documents, with every loss counted.
+
+Nothing is stored here: a corpus is read as a stream, again each time it is needed (the tokenizer samples it,
+the data stage turns it into shards), in one order that depends on nothing but the configuration and the
+files. Documents with the same text are kept once; the first one stays.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fabula.config import Data, setting, to_data
+from fabula.corpus.document import MAX_DOCUMENT_BYTES, Document, Quarantined, Reject
+from fabula.corpus.readers import Reading
+from fabula.corpus.sources import Source, find
+from fabula.corpus.split import Seen, Split, content_key, position_of, split_of
+from fabula.errors import SourceError
+from fabula.storage import hash_data
+
+# Counted up when the same files would give other documents than before, so that cached shards are made again.
+READING_VERSION = 1
+
+# Up to this much on disk, files are known by their content and a corpus is measured by reading it.
+_SMALL_CORPUS_BYTES = 256 << 20
+_FIRST_QUARANTINED = 10
+_CHECK_EVERY = 1000
+_PIECE_CHARACTERS = 1 << 14
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusConfig:
+    """Where the text comes from, how it is cut into documents, and which of them are for validation."""
+
+    source: str = setting(
+        "fables:es", "fables:es | fables:en | fables:es+en, a file, a folder or a pattern; or several"
+    )
+    validation_source: str | None = setting(None, "separate text for validation, instead of a share of the source")
+    validation: float = setting(0.05, "share of the documents for validation, above 0 and at most 0.5")
+    split: Literal["auto", "file", "marker", "blank", "line"] = setting(
+        "auto", "where plain text is cut into documents"
+    )
+    marker: str = setting("<|endoftext|>", "what stands between documents in plain text")
+    document_bytes: int = setting(4096, "blank, line: blocks are joined until a document has this size; 0 = never")
+    text_field: str = setting("text", "the field or column that holds the text (JSONL, JSON, CSV, TSV, Parquet)")
+    documents: int = setting(0, "documents taken from each source at most; 0 = all, 20,000 for the generator")
+    max_quarantined: float = setting(0.001, "share of unreadable records above which the run stops")
+    seed: int = setting(0, "of the generator and of the choice of validation documents")
+
+    def __post_init__(self) -> None:
+        for name in ("source", "validation_source"):
+            value = getattr(self, name)
+            if value is not None and not value.strip(" ,"):
+                raise ValueError(f"{name}={value!r} names nothing; give a file, a folder or fables:es")
+        if not 0 < self.validation <= 0.5:
+            raise ValueError(f"validation={self.validation} must be above 0 and at most 0.5; 0.05 is usual")
+        if not 0 <= self.max_quarantined <= 1:
+            raise ValueError(f"max_quarantined={self.max_quarantined} must be a share from 0 to 1; 0.001 is usual")
+        if not self.marker.strip() or "\n" in self.marker or "\r" in self.marker:
+            raise ValueError(
+                f'marker={self.marker!r} must be text without line ends; to cut at empty lines use split = "blank"'
+            )
+        for name in ("document_bytes", "documents", "seed"):
+            value = getattr(self, name)
+            if value < 0:
+                raise ValueError(f"{name}={value} must not be negative; 0 is the least")
+
+
+def _none_yet() -> dict[Split, int]:
+    return {"train": 0, "validation": 0}
+
+
+def _no_bits_yet() -> dict[Split, float] | None:
+    return {"train": 0.0, "validation": 0.0}
+
+
+@dataclass(slots=True)
+class Funnel:
+    """What became of every record of a pass. `sink` is given each quarantined record as it is met."""
+
+    sink: Reject | None = None
+    documents: dict[Split, int] = field(default_factory=_none_yet)
+    bytes: dict[Split, int] = field(default_factory=_none_yet)
+    empty: int = 0
+    duplicates: int = 0
+    in_validation: int = 0  # training documents dropped because they stand in the validation source
+    quarantined: int = 0
+    first_quarantined: list[Quarantined] = field(default_factory=list)
+    # None once a document came without: a sum over some of them means nothing.
+    surprisal_bits: dict[Split, float] | None = field(default_factory=_no_bits_yet)
+
+    @property
+    def records(self) -> int:
+        """All that was met, whatever became of it."""
+        dropped = self.empty + self.duplicates + self.in_validation + self.quarantined
+        return sum(self.documents.values()) + dropped
+
+    def keep(self, split: Split, document: Document, size: int) -> None:
+        """Count a document of `size` bytes that is passed on."""
+        self.documents[split] += 1
+        self.bytes[split] += size
+        if document.surprisal_bits is None:
+            self.surprisal_bits = None
+        elif self.surprisal_bits is not None:
+            self.surprisal_bits[split] += document.surprisal_bits
+
+    def reject(self, record: Quarantined) -> None:
+        """Count a record that could not be read, and hand it to the sink."""
+        self.quarantined += 1
+        if len(self.first_quarantined) < _FIRST_QUARANTINED:
+            self.first_quarantined.append(record)
+        if self.sink is not None:
+            self.sink(record)
+
+    def to_data(self) -> Data:
+        """The counts as plain data; sizes in bytes of UTF-8, surprisal in bits."""
+        known = self.surprisal_bits is not None and any(self.documents.values())
+        return {
+            "records": self.records,
+            "documents": dict(self.documents),
+            "bytes": dict(self.bytes),
+            "empty": self.empty,
+            "duplicates": self.duplicates,
+            "in_validation": self.in_validation,
+            "quarantined": self.quarantined,
+            "first_quarantined": [to_data(record) for record in self.first_quarantined],
+            "surprisal_bits": dict(self.surprisal_bits or {}) if known else None,
+        }
+
+
+def run(config: CorpusConfig) -> Corpus:
+    """The corpus that a configuration names; SourceError when a source is missing, empty or of an unknown kind."""
+    return Corpus(config)
+
+
+class Corpus:
+    """A corpus that is read as a stream, any number of times. Making one only looks whether its sources exist."""
+
+    def __init__(self, config: CorpusConfig) -> None:
+        self.config = config
+        cut = None if config.split == "auto" else config.split
+        reading = Reading(cut or "blank", config.marker, config.document_bytes, config.text_field)
+        self.sources = find(config.source, reading, config.split, config.documents, config.seed)
+        self.validation_sources: list[Source] = []
+        if config.validation_source is not None:
+            # Another seed: a generator that is to validate itself would otherwise repeat the training.
+            self.validation_sources = find(
+                config.validation_source, reading, config.split, config.documents, config.seed + 1
+            )
+        self._training_bytes: int | None = None
+
+    def fingerprint(self) -> str:
+        """A hash of the settings and of the inputs: while it stays, `documents` gives the same.
+
+        Files count by name, size and SHA-256 while all together are below 256 MiB, above that by name, size
+        and time.
+        """
+        sources = [*self.sources, *self.validation_sources]
+        exact = sum(source.disk_bytes for source in sources) < _SMALL_CORPUS_BYTES
+        settings = to_data(self.config)
+        # Neither where the files lie matters, nor how many bad records would have stopped the run.
+        for name in ("source", "validation_source", "max_quarantined"):
+            del settings[name]
+        return hash_data(
+            {
+                "reading": READING_VERSION,
+                "settings": settings,
+                "sources": [source.identity(exact) for source in self.sources],
+                "validation_sources": [source.identity(exact) for source in self.validation_sources],
+            }
+        )
+
+    def documents(self, funnel: Funnel) -> Iterator[tuple[Split, Document]]:
+        """All documents once, each with its split, counted in a fresh `funnel`; a validation source comes first.
+
+        Raises SourceError when too many records are unreadable, and at the end when a split got no document.
+        """
+        lowest, highest = 1.0, 0.0
+        with Seen() as seen, Seen() as held_out:
+            for given, document in self._read(self._rejecting(funnel)):
+                raw = document.text.encode("utf-8")
+                key = content_key(raw)
+                if not document.text.strip():
+                    funnel.empty += 1
+                elif given == "train" and key in held_out:
+                    funnel.in_validation += 1
+                elif not (held_out if given == "validation" else seen).add(key):
+                    funnel.duplicates += 1
+                else:
+                    split = given or split_of(key, self.config.seed, self.config.validation)
+                    if given is None and not all(funnel.documents.values()):
+                        # Kept only to suggest a share that works, should one split stay empty.
+                        position = position_of(key, self.config.seed)
+                        lowest, highest = min(lowest, position), max(highest, position)
+                    funnel.keep(split, document, len(raw))
+                    yield split, document
+                if funnel.records % _CHECK_EVERY == 0:
+                    self._refuse_bad(funnel)
+        if funnel.quarantined:
+            self._refuse_bad(funnel, at_end=True)
+        self._refuse_empty(funnel, lowest, highest)
+        self._training_bytes = funnel.bytes["train"]
+
+    def sample(self, max_bytes: int) -> Iterator[str]:
+        """Training text of at most `max_bytes` bytes, for a tokenizer: spread evenly over the corpus.
+
+        A corpus that fits comes as its documents. Of a larger one every piece of about 16,000 characters
+        (long documents are cut at spaces) is kept or not by a hash of its text, with the probability that
+        fills `max_bytes`. Its size is measured by reading it when it is below 256 MiB or cut short by
+        `documents`, else estimated from the files: then the sample may be smaller (much markup around the
+        text) or its end nearer (text that compresses unusually well).
+        """
+        keep = max_bytes / max(1, self.training_bytes())
+        length = max(1, min(_PIECE_CHARACTERS, max_bytes // 16))
+        left = max_bytes
+        for split, document in self.documents(Funnel()):
+            if split != "train":
+                continue
+            for piece in [document.text] if keep >= 1 else _pieces(document.text, length):
+                raw = piece.encode("utf-8")
+                if keep < 1 and position_of(content_key(raw), self.config.seed, b"sample") >= keep:
+                    continue
+                if len(raw) > left:
+                    return
+                left -= len(raw)
+                yield piece
+
+    def notes(self) -> list[str]:
+        """What is read, how it is cut and why, and how the validation documents are chosen, in sentences."""
+        notes = [note for source in self.sources for note in source.notes()]
+        if self.validation_sources:
+            notes += [f"validation: {note}" for source in self.validation_sources for note in source.notes()]
+            notes.append("training documents that also stand in the validation source are dropped")
+        else:
+            notes.append(
+                f"{self.config.validation:.3g} of the documents are for validation, chosen by a hash of their text: "
+                "the same ones whatever is added to the corpus"
+            )
+        return notes
+
+    def _read(self, reject: Reject) -> Iterator[tuple[Split | None, Document]]:
+        """All documents as they are read, with the split that their source gives them, if it does."""
+        for source in self.validation_sources:
+            for document in source.documents(reject):
+                yield "validation", document
+        given: Split | None = "train" if self.validation_sources else None
+        for source in self.sources:
+            for document in source.documents(reject):
+                yield given, document
+
+    def _rejecting(self, funnel: Funnel) -> Callable[[Quarantined], None]:
+        def reject(record: Quarantined) -> None:
+            funnel.reject(record)
+            # Checked here too: a file of bad records alone never reaches the loop over documents.
+            if funnel.records % _CHECK_EVERY == 0:
+                self._refuse_bad(funnel)
+
+        return reject
+
+    def _refuse_bad(self, funnel: Funnel, at_end: bool = False) -> None:
+        share = funnel.quarantined / funnel.records
+        if share <= self.config.max_quarantined:
+            return
+        first = funnel.first_quarantined[0]
+        so_far = "" if at_end else "so far "
+        enough = _between(share, 1.0) or 1
+        raise SourceError(
+            f"{funnel.quarantined:,} of {funnel.records:,} records {so_far}({share:.3%}) cannot be read, "
+            f"more than the {self.config.max_quarantined:.3%} allowed; the first: {first.place}: {first.reason}: "
+            f"{first.excerpt}. Mend the file, or allow more with --corpus.max_quarantined {enough:.7g}"
+        )
+
+    def _refuse_empty(self, funnel: Funnel, lowest: float, highest: float) -> None:
+        """SourceError when a split has no document, with a way out that is known to work where there is one."""
+        training, validation = funnel.documents["train"], funnel.documents["validation"]
+        if training and validation:
+            return
+        config = self.config
+        found = training + validation
+        dropped = f"{funnel.empty:,} empty, {funnel.duplicates:,} repeated, {funnel.quarantined:,} unreadable"
+        if self.validation_sources:
+            if not validation:
+                raise SourceError(f"{config.validation_source}: no documents for validation ({dropped})")
+            also = f"{dropped}, {funnel.in_validation:,} that are in {config.validation_source} too"
+            raise SourceError(f"{config.source}: no documents for training ({also}); give it other text")
+        if not found:
+            raise SourceError(f"{config.source}: no documents ({dropped}); is this the right text?")
+        smaller = (
+            "cut the text into smaller documents (--corpus.split blank, or line if it has no blank lines; "
+            "--corpus.document_bytes 1000)"
+        )
+        other = f"{smaller}, or give --corpus.validation_source FILE"
+        if found == 1:
+            raise SourceError(f"{config.source}: one document cannot be split into training and validation; {other}")
+        missing = "training" if validation else "validation"
+        # The same documents fall at the same places again: this share is certain to leave some on both sides.
+        better = _between(lowest, highest)
+        advice = f"use --corpus.validation {better:.7g}, or " if 0 < better <= 0.5 else ""
+        raise SourceError(
+            f"{config.source}: of {found:,} documents none is for {missing} with --corpus.validation "
+            f"{config.validation:g}; {advice}{other}"
+        )
+
+    def estimated_bytes(self) -> int:
+        """About how many bytes all documents have, without reading them; for progress and plans."""
+        return sum(source.estimated_bytes() for source in [*self.sources, *self.validation_sources])
+
+    def training_bytes(self) -> int:
+        """Bytes of the training documents: counted where a pass over them is quick, else estimated.
+
+        Which of the two depends on the corpus alone, never on what was read before: so does the sample.
+        """
+        on_disk = sum(source.disk_bytes for source in self.sources)
+        if not on_disk or (on_disk >= _SMALL_CORPUS_BYTES and not self.config.documents):
+            share = 1.0 if self.validation_sources else 1 - self.config.validation
+            return int(share * sum(source.estimated_bytes() for source in self.sources))
+        if self._training_bytes is None:
+            for _ in self.documents(Funnel()):
+                pass
+        return self._training_bytes or 0
+
+
+def _between(low: float, high: float) -> float:
+    """The shortest number above `low` and not above `high`, to suggest; 0 when seven digits are not enough."""
+    for digits in range(1, 8):
+        unit = 10.0 ** (math.floor(math.log10(max(low, 1e-12))) + 1 - digits)
+        value = float(f"{(math.floor(low / unit) + 1) * unit:.10g}")
+        if low < value <= high:
+            return value
+    return 0.0
+
+
+def _pieces(text: str, length: int) -> Iterator[str]:
+    """A text in pieces of at most `length` characters, cut after a line end or space where there is one."""
+    start = 0
+    while len(text) - start > length:
+        stop = start + length
+        cut = max(text.rfind("\n", start, stop), text.rfind(" ", start, stop)) + 1
+        end = cut if cut > start else stop
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
+
+
+# ---- fabula corpus show ------------------------------------------------------------------------------------
+
+_SAMPLED_LENGTHS = 100_000
+_SAMPLED_WORDS = 1_000_000
+_SHOWN_CHARACTERS = 300
+
+
+def survey(config: CorpusConfig) -> Data:
+    """What `fabula corpus show` tells: one pass over a corpus, in bounded memory. Sizes in bytes of UTF-8.
+
+    Mean, count and extremes are exact; the percentiles come from at most 100,000 documents, chosen evenly,
+    and the distinct words from the first million. A word is what stands between white space.
+    `entropy_bits_per_byte` is known for the generator only: no model can go below it on average.
+    """
+    corpus = run(config)
+    funnel = Funnel()
+    chooser = random.Random(config.seed)
+    lengths: list[int] = []
+    words = sampled = longest = 0
+    shortest = MAX_DOCUMENT_BYTES
+    distinct: set[str] = set()
+    first: list[Data] = []
+    for number, (split, document) in enumerate(corpus.documents(funnel)):
+        size = len(document.text.encode("utf-8"))
+        shortest, longest = min(shortest, size), max(longest, size)
+        # Reservoir sampling (Vitter 1985, algorithm R): every document is kept with the same probability.
+        if len(lengths) < _SAMPLED_LENGTHS:
+            lengths.append(size)
+        elif (place := chooser.randrange(number + 1)) < _SAMPLED_LENGTHS:
+            lengths[place] = size
+        found = document.text.split()
+        words += len(found)
+        if sampled < _SAMPLED_WORDS:
+            distinct.update(found[: _SAMPLED_WORDS - sampled])
+            sampled = min(_SAMPLED_WORDS, sampled + len(found))
+        if len(first) < 3:
+            first.append({"origin": document.origin, "split": split, "text": document.text[:_SHOWN_CHARACTERS]})
+    lengths.sort()
+    documents, size = sum(funnel.documents.values()), sum(funnel.bytes.values())
+    bits = funnel.to_data()["surprisal_bits"]
+    return {
+        "source": config.source,
+        "documents": documents,
+        "bytes": size,
+        "words": words,
+        "document_bytes": {
+            "mean": size / documents,
+            "least": shortest,
+            **{f"p{percent}": lengths[(len(lengths) - 1) * percent // 100] for percent in (5, 25, 50, 75, 95)},
+            "most": longest,
+        },
+        "distinct_words": {"count": len(distinct), "among_first": sampled},
+        "entropy_bits_per_byte": None if bits is None else sum(bits.values()) / size,
+        "first": first,
+        "funnel": funnel.to_data(),
+        "notes": corpus.notes(),
+        "fingerprint": corpus.fingerprint(),
+    }

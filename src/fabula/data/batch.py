@@ -1,0 +1,51 @@
+"""`Batch`: the contract between data and objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fabula.device import Device
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of ids, always rectangular. Shapes (B, T).
+
+    `documents` (numbers that differ between documents of a row) and `positions` (from 0 in each document) are there when
+    attention and positions stay inside documents; without them a row is one text.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    positions: Tensor | None = None
+    documents: Tensor | None = None
+
+    @property
+    def n_targets(self) -> int:
+        """Positions that are predicted."""
+        return self.targets.numel()
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Some of the rows."""
+
+        def cut(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[start:stop]
+
+        return Batch(
+            self.tokens[start:stop], self.targets[start:stop], cut(self.positions), cut(self.documents)
+        )
+
+    def to(self, device: Device) -> Batch:
+        """The same on another device."""
+        if device.name == "cpu":
+            return self
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device.torch, non_blocking=True)
+
+        tokens, targets = move(self.tokens), move(self.targets)
+        assert isinstance(tokens, torch.Tensor) and isinstance(targets, torch.Tensor)
+        return Batch(tokens, targets, move(self.positions), move(self.documents))

@@ -1,0 +1,149 @@
+"""An endless, exactly resumable stream of batches.
+
+The data position is one integer: the number of rows consumed since the start of the run. Row number n belongs to epoch
+n // rows and is that epoch's n % rows-th row of a keyed permutation, so the order depends on the seed alone: not on
+prefetch, batch size or how often the run was stopped. Each epoch cuts its rows at another shift of the stream, so that a
+text seen twice is not cut twice at the same places.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fabula.data import packing
+from fabula.data.batch import Batch
+from fabula.data.shards import Split
+from fabula.errors import InputError
+
+Ids = NDArray[np.int64]
+_U64 = np.uint64
+
+
+class Loader:
+    """Batches of a split's rows in a fixed pseudo-random order."""
+
+    def __init__(self, split: Split, context: int, seed: int, isolate_documents: bool) -> None:
+        self.split, self.context, self.seed, self.isolate_documents = split, context, seed, isolate_documents
+        spare = split.n_tokens - 1 - context
+        if spare < 0:
+            raise InputError(
+                f"the {split.name} split has {split.n_tokens:,} tokens, one row needs {context + 1:,}: give more text, "
+                f"or a smaller --model.context_length"
+            )
+        # The largest shift keeps at least one row, and the number of rows the same in every epoch.
+        self._most_shift = min(context - 1, spare)
+        self.n_rows = packing.n_rows(split.n_tokens, context, self._most_shift)
+
+    def batch(self, position: int, rows: int) -> Batch:
+        """The rows `position` .. `position + rows` of the run."""
+        number = np.arange(position, position + rows)
+        epochs, places = np.divmod(number, self.n_rows)
+        starts = np.empty(rows, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            order = permute(places[here], self.n_rows, _mix(self.seed, int(epoch)))
+            starts[here] = order * self.context + self._shift(int(epoch))
+        return self.rows_at(starts)
+
+    def rows_at(self, starts: Ids) -> Batch:
+        """The rows that begin at given positions of the stream."""
+        ids = torch.from_numpy(self.split.windows(starts, self.context + 1))
+        tokens, targets = ids[:, :-1], ids[:, 1:]
+        if not self.isolate_documents:
+            return Batch(tokens, targets)
+        documents, positions = packing.boundaries(starts, self.context, self.split.document_starts)
+        return Batch(tokens, targets, torch.from_numpy(positions), torch.from_numpy(documents))
+
+    def stream(self, position: int, rows: int, ahead: int = 2) -> Iterator[Batch]:
+        """Batches of `rows` from `position` on, without end, made `ahead` of time by a thread."""
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
+        stop = threading.Event()
+
+        def fill() -> None:
+            place = position
+            try:
+                while not stop.is_set():
+                    item = self.batch(place, rows)
+                    place += rows
+                    while not stop.is_set():
+                        try:
+                            ready.put(item, timeout=0.1)
+                            break
+                        except queue.Full:
+                            continue
+            except BaseException as error:  # handed to the consumer: a thread must not die in silence
+                ready.put(error)
+
+        worker = threading.Thread(target=fill, name="fabula-loader", daemon=True)
+        worker.start()
+        try:
+            while True:
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            worker.join(timeout=5)
+
+    def _shift(self, epoch: int) -> int:
+        return _mix(self.seed + 1, epoch) % (self._most_shift + 1)
+
+
+def validation_rows(split: Split, context: int, most: int | None = None) -> Ids:
+    """Where the rows of a fixed validation set begin: all of them, or `most` spread evenly over the split.
+
+    Consecutive rows share no target, so no byte is counted twice. The remainder that fills no row is left to
+    `evaluate`, which scores every byte.
+    """
+    rows = packing.n_rows(split.n_tokens, context)
+    if rows == 0:
+        raise InputError(
+            f"the {split.name} split has {split.n_tokens:,} tokens, one row needs {context + 1:,}: raise "
+            "--corpus.validation, or use a smaller --model.context_length"
+        )
+    if most is None or most >= rows:
+        return np.arange(rows, dtype=np.int64) * context
+    chosen = np.floor(np.arange(most) * (rows / most)).astype(np.int64)
+    return chosen * context
+
+
+def permute(index: Ids, n: int, key: int) -> Ids:
+    """A keyed permutation of 0 .. n-1 applied to some of its places, without a table.
+
+    A Feistel network of four rounds over the smallest even number of bits that holds n; a result outside 0 .. n-1 is
+    sent through again (cycle walking), which keeps it a permutation (Black and Rogaway, 2002).
+    """
+    half = max(1, ((max(n - 1, 1)).bit_length() + 1) // 2)
+    mask = _U64((1 << half) - 1)
+    result = index.astype(np.uint64)
+    todo = np.ones(len(result), dtype=bool)
+    while todo.any():
+        left, right = result[todo] >> _U64(half), result[todo] & mask
+        for turn in range(4):
+            left, right = right, left ^ (_scramble(right, _mix(key, turn)) & mask)
+        walked = (left << _U64(half)) | right
+        result[todo] = walked
+        todo[todo] = walked >= _U64(n)
+    return result.astype(np.int64)
+
+
+def _scramble(x: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
+    """splitmix64's finalizer: every bit of the result depends on every bit of x and key."""
+    with np.errstate(over="ignore"):
+        z = x + _U64(key)
+        z = (z ^ (z >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> _U64(27))) * _U64(0x94D049BB133111EB)
+        return z ^ (z >> _U64(31))
+
+
+def _mix(a: int, b: int) -> int:
+    """A 64-bit number from two."""
+    seeds = np.array([(a * 0x9E3779B97F4A7C15 + b) % (1 << 64)], dtype=np.uint64)
+    return int(_scramble(seeds, 0x9E3779B97F4A7C15)[0])

@@ -1,0 +1,137 @@
+"""Which device, which number format, how many threads, each with its reason; seeds and memory.
+
+Nothing here runs at import. Numbers of a CPU without bf16 units stay fp32: there a bf16 matrix product is over a
+hundred times slower than an fp32 one (docs/log.md).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import resource
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fabula.errors import MachineError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A place to compute. `reason` says why it was chosen."""
+
+    name: str  # "cpu", "cuda", "mps"
+    dtype: str  # the format of the products inside the model: "float32" or "bfloat16"; weights are always float32
+    threads: int
+    reason: str
+
+    @property
+    def torch(self) -> torch.device:
+        import torch
+
+        return torch.device(self.name)
+
+    def autocast(self) -> Any:
+        """A context in which matrix products run in `dtype`; a no-op in float32."""
+        import torch
+
+        return torch.autocast(self.name, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
+
+
+def choose(name: str = "auto", threads: int = 0) -> Device:
+    """The device called `name`, or the best one here; MachineError when it is not there. Sets the thread count.
+
+    `threads` 0 takes every core that this process may use.
+    """
+    import torch
+
+    count = threads or available_cores()
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+    if name == "auto":
+        name, reason = _best(torch)
+    else:
+        reason = "asked for"
+        missing = (name == "cuda" and not torch.cuda.is_available()) or (
+            name == "mps" and not torch.backends.mps.is_available()
+        )
+        if missing:
+            raise MachineError(f'device "{name}" is not available here; use --train.device auto or cpu')
+    dtype = "bfloat16" if name == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return Device(name=name, dtype=dtype, threads=count, reason=reason)
+
+
+def _best(torch: Any) -> tuple[str, str]:
+    if torch.cuda.is_available():
+        return "cuda", f"{torch.cuda.get_device_name()} found"
+    if torch.backends.mps.is_available():
+        return "mps", "Apple GPU found"
+    return "cpu", "no GPU found"
+
+
+def available_cores() -> int:
+    """The cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of python, numpy and torch."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def synchronize(device: Device) -> None:
+    """Wait until the device has done what it was given, so that clocks tell the truth."""
+    import torch
+
+    if device.name == "cuda":
+        torch.cuda.synchronize()
+    elif device.name == "mps":
+        torch.mps.synchronize()
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def environment(device: Device) -> dict[str, Any]:
+    """What a result depends on besides its recipe: versions, processor, threads."""
+    import torch
+
+    import fabula
+
+    return {
+        "fabula": fabula.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "cpu": _processor(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "threads": device.threads,
+        "device": device.name,
+        "device_reason": device.reason,
+        "dtype": device.dtype,
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,24 @@
+"""How a finished model is scored: the [evaluate] section of a recipe. Imports no torch, so that help stays quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fabula.config import setting
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """How a finished model is scored."""
+
+    checkpoint: str = setting("best", "best, last or step-N of the run")
+    stride: int = setting(0, "new tokens a window of a long document scores; 0: half the context")
+    validation_bytes: int = setting(500_000, "bytes of validation text scored at the end of a run, about; 0: all")
+    batch_rows: int = setting(16, "windows that are scored together")
+
+    def __post_init__(self) -> None:
+        for name in ("stride", "validation_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
+        if self.batch_rows < 1:
+            raise ValueError(f"batch_rows={self.batch_rows} must be at least 1")

@@ -1,0 +1,45 @@
+"""How a text is continued: the [generate] section of a recipe. Imports no torch, so that help stays quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fabula.config import setting
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How a token is drawn. The neutral value of each filter switches it off."""
+
+    temperature: float = setting(0.7, "0 is greedy; above 1 flattens the distribution")
+    top_k: int = setting(0, "keep the k likeliest tokens; 0: all")
+    top_p: float = setting(1.0, "keep the likeliest tokens up to this total probability (arXiv:1904.09751)")
+    min_p: float = setting(0.0, "keep tokens of at least this share of the likeliest one's (arXiv:2407.01082)")
+    repetition_penalty: float = setting(1.0, "above 1 makes tokens already seen less likely (arXiv:1909.05858)")
+    seed: int = setting(0, "of the draws; the same seed gives the same text")
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature={self.temperature} must be at least 0 (0 is greedy)")
+        if self.top_k < 0:
+            raise ValueError(f"top_k={self.top_k} must be at least 0 (0 keeps all)")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1 (1 keeps all)")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p={self.min_p} must be between 0 and 1 (0 keeps all)")
+        if not self.repetition_penalty > 0:
+            raise ValueError(f"repetition_penalty={self.repetition_penalty} must be above 0 (1 is none)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerateConfig(Sampling):
+    """How a text is continued."""
+
+    max_new_tokens: int = setting(200, "most tokens to add")
+    stop: tuple[str, ...] = setting((), "texts that end the generation; they are not part of it")
+    prompts: tuple[str, ...] = setting((), "beginnings that are continued at each checkpoint; empty: from nothing")
+
+    def __post_init__(self) -> None:
+        Sampling.__post_init__(self)
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")

@@ -1,0 +1,89 @@
+"""Stage: a model and a prompt to text, streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fabula.device import Device
+from fabula.errors import PromptError
+from fabula.generate.config import GenerateConfig
+from fabula.generate.engine import Engine, Reason
+from fabula.generate.text import TextStream
+from fabula.model.decoder import Decoder
+from fabula.tokenizer.base import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of the text as it appears; the last one may be empty and carries the reason."""
+
+    text: str
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: Reason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A finished text. `logprobs` (nats) are the model's own, before temperature and filters."""
+
+    prompt: str
+    text: str
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: Reason
+    prompt_tokens: int
+
+
+def stream(
+    model: Decoder, tokenizer: Tokenizer, prompt: str, config: GenerateConfig, device: Device, cached: bool = True
+) -> Iterator[Piece]:
+    """The continuation of a prompt, piece by piece, in complete characters.
+
+    The model reads the end-of-document id and then the prompt, as every document began in training.
+    """
+    ids = encode_prompt(tokenizer, prompt)
+    engine = Engine(model, tokenizer.special.end_of_document, device, cached)
+    try:
+        engine.check(len(ids))
+    except PromptError as error:
+        raise PromptError(f"{error}; it is {len(prompt):,} characters long") from None
+    text = TextStream(config.stop)
+    for token in engine.stream(ids, config.max_new_tokens, config):
+        shown = text.feed(tokenizer.decode_bytes([token.id]))
+        reason: Reason | None = "stop" if text.stopped else token.finish
+        if reason is not None:
+            shown += text.finish()
+            # Text held back for a stop sequence may complete one only now.
+            reason = "stop" if text.stopped else reason
+        yield Piece(shown, (token.id,), (token.logprob,), reason)
+        if reason is not None:
+            return
+
+
+def run(
+    model: Decoder, tokenizer: Tokenizer, prompt: str, config: GenerateConfig, device: Device, cached: bool = True
+) -> Generation:
+    """The whole continuation of a prompt."""
+    pieces = list(stream(model, tokenizer, prompt, config, device, cached))
+    return gather(prompt, len(encode_prompt(tokenizer, prompt)), pieces)
+
+
+def gather(prompt: str, prompt_tokens: int, pieces: list[Piece]) -> Generation:
+    """Pieces as one generation."""
+    reason = pieces[-1].finish_reason
+    assert reason is not None
+    return Generation(
+        prompt=prompt,
+        text="".join(p.text for p in pieces),
+        ids=tuple(i for p in pieces for i in p.ids),
+        logprobs=tuple(x for p in pieces for x in p.logprobs),
+        finish_reason=reason,
+        prompt_tokens=prompt_tokens,
+    )
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids a prompt begins with: the end-of-document id, then the text."""
+    return [tokenizer.special.end_of_document, *tokenizer.encode(prompt)]

@@ -1,0 +1,89 @@
+"""`LanguageModel`: model, tokenizer and engine as one object of the Python API.
+
+>>> import fabula
+>>> lm = fabula.load("runs/fables")                                         # doctest: +SKIP
+>>> lm.generate("El conejo", max_new_tokens=50, temperature=0.5, seed=0)    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fabula import checkpoint as checkpoints
+from fabula.checkpoint import Checkpoint
+from fabula.config import build
+from fabula.device import Device, choose
+from fabula.errors import PromptError
+from fabula.evaluate.intrinsic import Score, score_documents
+from fabula.generate import run as generating
+from fabula.generate.config import GenerateConfig
+from fabula.generate.run import Generation, Piece
+from fabula.model.decoder import Decoder
+from fabula.tokenizer.base import Tokenizer
+
+
+def load(path: str | os.PathLike[str], checkpoint: str = "best", device: str = "auto") -> LanguageModel:
+    """The model of a run folder or checkpoint folder. `checkpoint` is best, last or step-N of a run."""
+    loaded = checkpoints.load(Path(path), checkpoint)
+    chosen = choose(device)
+    return LanguageModel(loaded.model.to(chosen.torch), loaded.tokenizer, chosen, loaded.checkpoint)
+
+
+class LanguageModel:
+    """A trained model that reads and writes text."""
+
+    def __init__(self, model: Decoder, tokenizer: Tokenizer, device: Device, checkpoint: Checkpoint | None) -> None:
+        self.model, self.tokenizer, self.device, self.checkpoint = model.eval(), tokenizer, device, checkpoint
+
+    def generate(self, prompt: str = "", **settings: Any) -> Generation:
+        """The continuation of a prompt. Settings are the fields of `GenerateConfig`: max_new_tokens, temperature, ..."""
+        return generating.run(self.model, self.tokenizer, prompt, _settings(settings), self.device)
+
+    def pieces(self, prompt: str = "", **settings: Any) -> Iterator[Piece]:
+        """The continuation piece by piece, with ids and log-probabilities."""
+        return generating.stream(self.model, self.tokenizer, prompt, _settings(settings), self.device)
+
+    def stream(self, prompt: str = "", **settings: Any) -> Iterator[str]:
+        """The text of the continuation as it appears, in complete characters."""
+        for piece in self.pieces(prompt, **settings):
+            if piece.text:
+                yield piece.text
+
+    def score(self, text: str, stride: int | None = None) -> Score:
+        """How well the model predicts a text as a whole document: nats, bits_per_byte, tokens, bytes."""
+        ids, n_bytes = self.encode(text), len(text.encode("utf-8"))
+        return score_documents(
+            self.model, [(ids, n_bytes)], self.tokenizer.special.end_of_document, self.device, stride
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without special ones."""
+        return self.tokenizer.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; the exact inverse of `encode`."""
+        return self.tokenizer.decode(ids)
+
+    @torch.inference_mode()
+    def logits(self, ids: Iterable[int]) -> Tensor:
+        """Logits (T, V) in float32 for T ids as they are: no start token is added."""
+        row = list(ids)
+        if not 1 <= len(row) <= self.model.config.context_length:
+            raise PromptError(
+                f"{len(row):,} ids: the model reads between 1 and {self.model.config.context_length:,} at once"
+            )
+        out: Tensor = self.model(torch.tensor([row], device=self.device.torch))[0]
+        return out
+
+
+def _settings(given: dict[str, Any]) -> GenerateConfig:
+    tuples = {f.name for f in dataclasses.fields(GenerateConfig) if f.name in ("stop", "prompts")}
+    plain = {k: [v] if k in tuples and isinstance(v, str) else v for k, v in given.items()}
+    return build(GenerateConfig, plain, "generate")

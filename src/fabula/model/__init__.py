@@ -1,0 +1,1 @@
+"""Ids to logits. Knows nothing of tokenizers, losses, devices or files."""

@@ -1,0 +1,100 @@
+"""How is an activation brought to unit scale? LayerNorm and RMSNorm, each a config beside its module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fabula.config import setting
+from fabula.registry import Registry
+
+norms: Registry[type[NormConfig]] = Registry("norm")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NormConfig:
+    """What every norm answers."""
+
+    variants: ClassVar[Registry[type[NormConfig]]] = norms
+
+    eps: float = setting(1e-6, "added under the root")
+
+    def __post_init__(self) -> None:
+        if not self.eps > 0:
+            raise ValueError(f"eps={self.eps} must be above 0")
+
+    def n_params(self, d_model: int) -> int:
+        raise NotImplementedError
+
+    def build(self, d_model: int) -> nn.Module:
+        raise NotImplementedError
+
+
+@norms.register("layernorm")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerNormConfig(NormConfig):
+    """Mean 0 and variance 1 over the width, then scale and shift (arXiv:1607.06450)."""
+
+    eps: float = setting(1e-5, "added under the root")
+    bias: bool = setting(True, "learn a shift")
+
+    def n_params(self, d_model: int) -> int:
+        return 2 * d_model if self.bias else d_model
+
+    def build(self, d_model: int) -> nn.Module:
+        return nn.LayerNorm(d_model, eps=self.eps, bias=self.bias)
+
+
+@norms.register("rmsnorm")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RMSNormConfig(NormConfig):
+    """Root mean square 1 over the width, then scale (arXiv:1910.07467)."""
+
+    def n_params(self, d_model: int) -> int:
+        return d_model
+
+    def build(self, d_model: int) -> nn.Module:
+        return RMSNorm(d_model, self.eps)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis, computed in float32 whatever the input's format."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = _RMSNormFunction.apply(x.float(), self.weight.float(), self.eps)  # type: ignore[no-untyped-call]
+        return out.to(x.dtype)
+
+
+def rms_norm_explicit(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The readable twin of the function below."""
+    return x / (x.square().mean(dim=-1, keepdim=True) + eps).sqrt() * weight
+
+
+class _RMSNormFunction(torch.autograd.Function):
+    """RMSNorm with its gradient by hand: torch composes it of six passes forward and more back on a CPU, this takes half."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+        scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()
+        unit = x * scale
+        ctx.save_for_backward(unit, scale, weight)
+        return unit * weight
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (grad,) = grad_outputs
+        unit, scale, weight = ctx.saved_tensors
+        product = (grad * unit).flatten(0, -2)
+        # The part of the gradient along the unit vector is what normalising takes away.
+        along = torch.mv(product, weight).view(scale.shape).div_(unit.shape[-1])
+        grad_x = (grad * weight).addcmul_(unit, along, value=-1).mul_(scale)
+        return grad_x, product.sum(dim=0), None

@@ -1,0 +1,172 @@
+"""Named models: one row each, with its source and its parameter count (asserted by tests).
+
+`fabula-*` are the product's own: RoPE, RMSNorm, QK-norm, SwiGLU, no biases (the shape of Qwen3, which stock tools load).
+The others are the reference systems' as they stood.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fabula.config import Data, collect, merge, to_data
+from fabula.errors import InputError
+from fabula.model.attention import GroupedQueryAttention
+from fabula.model.config import ModelConfig
+from fabula.model.ffn import ReluFFN, SwigluFFN
+from fabula.model.init import InitConfig
+from fabula.model.norms import LayerNormConfig, RMSNormConfig
+from fabula.model.positions import LearnedPositions, Rope
+from fabula.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A model with a name; `n_params` is written down here and asserted against the configuration."""
+
+    config: ModelConfig
+    n_params: int
+    source: str
+
+
+presets: Registry[Preset] = Registry("model preset")
+
+DEFAULT = "fabula-3m"
+
+
+def _fabula(
+    n_params: int, *, d_model: int, n_layers: int, heads: tuple[int, int], d_ff: int, vocab: int, context: int
+) -> Preset:
+    n_heads, n_kv_heads = heads
+    config = ModelConfig(
+        vocab_size=vocab,
+        context_length=context,
+        d_model=d_model,
+        n_layers=n_layers,
+        attention=GroupedQueryAttention(n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=64, qk_norm=True),
+        position=Rope(theta=10_000.0),
+        ffn=SwigluFFN(d_ff=d_ff),
+        norm=RMSNormConfig(eps=1e-6),
+        tied=True,
+        init=InitConfig(linear="fan_in", embedding_std=0.02, output="zero"),
+    )
+    return Preset(config, n_params, "Fabula; the shape of Qwen3 (arXiv:2505.09388)")
+
+
+presets.add(
+    "fabula-1m",
+    _fabula(1_065_344, d_model=128, n_layers=4, heads=(2, 2), d_ff=352, vocab=2048, context=256),
+)
+presets.add(
+    "fabula-3m",
+    _fabula(3_049_536, d_model=192, n_layers=6, heads=(3, 3), d_ff=512, vocab=2048, context=256),
+)
+presets.add(
+    "fabula-10m",
+    _fabula(9_989_376, d_model=320, n_layers=7, heads=(5, 5), d_ff=864, vocab=4096, context=512),
+)
+presets.add(
+    "fabula-30m",
+    _fabula(30_756_480, d_model=512, n_layers=9, heads=(8, 4), d_ff=1408, vocab=8192, context=512),
+)
+presets.add(
+    "alexandria-9m",
+    Preset(
+        ModelConfig(
+            vocab_size=8259,
+            context_length=256,
+            d_model=256,
+            n_layers=6,
+            attention=GroupedQueryAttention(n_heads=8, n_kv_heads=8, head_dim=32, out_bias=True),
+            position=LearnedPositions(),
+            ffn=ReluFFN(d_ff=1024, bias=True),
+            norm=LayerNormConfig(eps=1e-5),
+            tied=False,
+        ),
+        9_028_608,
+        "Alexandria 1.1; the head has no bias so that a stock GPT-2 class can load it (head_bias = true restores it)",
+    ),
+)
+presets.add(
+    "nima-tiny",
+    Preset(
+        ModelConfig(
+            vocab_size=2048,
+            context_length=512,
+            d_model=256,
+            n_layers=4,
+            attention=GroupedQueryAttention(
+                n_heads=4, n_kv_heads=4, head_dim=64, qkv_bias=True, out_bias=True
+            ),
+            position=LearnedPositions(),
+            ffn=ReluFFN(d_ff=1024, bias=True),
+            norm=LayerNormConfig(eps=1e-5),
+            tied=True,
+        ),
+        3_290_624 + 256 * 2048,
+        "Nima, GPT-style decoder: 3,290,624 + 256 for each word of the vocabulary, pre-norm with a final norm",
+    ),
+)
+presets.add(
+    "lillm-39m",
+    Preset(
+        ModelConfig(
+            vocab_size=8192,
+            context_length=512,
+            d_model=512,
+            n_layers=12,
+            attention=GroupedQueryAttention(n_heads=16, n_kv_heads=8, head_dim=32),
+            position=Rope(theta=10_000.0),
+            ffn=SwigluFFN(d_ff=1408),
+            norm=RMSNormConfig(eps=1e-6),
+            tied=True,
+        ),
+        39_596_544,
+        "lilLM; the shape of Llama 3 (arXiv:2407.21783)",
+    ),
+)
+
+
+def resolve(section: Mapping[str, Any], problems: list[str]) -> tuple[str, ModelConfig | None]:
+    """A recipe's [model] section as (preset name, configuration); what is wrong is appended to `problems`.
+
+    The section is a preset's name and whatever differs from it. Changing the `kind` of a part keeps those of the
+    preset's values that the new kind has too (a SwiGLU's d_ff becomes a GELU's).
+    """
+    over = {k: v for k, v in section.items() if k != "preset"}
+    name = str(section.get("preset", DEFAULT))
+    try:
+        base = to_data(presets.get(name).config)
+    except InputError as error:
+        problems.append(f"model.preset: {error}")
+        return name, None
+    fields = {f.name: f for f in dataclasses.fields(ModelConfig)}
+    for key, value in over.items():
+        if key in fields and isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            over[key] = _with_kept(base[key], value, key)
+    return name, collect(ModelConfig, merge(base, over), "model", problems)
+
+
+def _with_kept(old: Data, new: Mapping[str, Any], key: str) -> Data:
+    """`new`, with those values of `old` that a changed kind still has a field for."""
+    kind = str(new.get("kind", old.get("kind", "")))
+    if "kind" not in old or kind == old["kind"]:
+        return dict(new)
+    families = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
+    registry = _variants(str(families[key]))
+    if registry is None or kind not in registry:
+        return dict(new)
+    names = {f.name for f in dataclasses.fields(registry.get(kind))}
+    return {k: v for k, v in old.items() if k in names} | dict(new)
+
+
+def _variants(type_name: str) -> Registry[Any] | None:
+    import fabula.model.config as module
+
+    found: Registry[Any] | None = getattr(getattr(module, type_name, None), "variants", None)
+    return found
+
+
+

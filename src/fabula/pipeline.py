@@ -1,0 +1,460 @@
+"""The stages of a recipe in order: corpus, tokenizer, data, train, evaluate, report. What is up to date is skipped.
+
+A stage is up to date when the hash of its settings and inputs is the one with which it was done. Nothing that was trained
+is ever replaced silently: another recipe in the same run folder is refused with the settings that differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fabula import __version__, checkpoint, recipe, storage
+from fabula.checkpoint import RunFolder
+from fabula.config import Data, to_data
+from fabula.corpus.run import Corpus
+from fabula.data import run as data_stage
+from fabula.data.shards import Shards, dtype_for
+from fabula.device import choose
+from fabula.errors import DamagedError, InputError, Stopped
+from fabula.evaluate import run as evaluate_stage
+from fabula.model.config import ModelConfig
+from fabula.plan import hardware
+from fabula.plan import run as plan_stage
+from fabula.progress import Progress, Silent, StopFlag, Task, stop_on_signals
+from fabula.recipe import Recipe
+from fabula.report import run as report_stage
+from fabula.tokenizer import run as tokenizer_stage
+from fabula.tokenizer.base import Tokenizer
+from fabula.train import run as train_stage
+
+RUNS = Path("runs")
+
+# Settings that change how a run is done, not what comes out of it: they may differ between start and resume.
+_INCIDENTAL = ("device", "threads", "keep", "log_every")
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a recipe came to."""
+
+    folder: Path
+    summary: Data
+    evaluation: Data
+    samples: list[Data]
+    report: Path
+
+
+@dataclass(slots=True)
+class _Stages:
+    """Which stages are done with which key; times for the summary."""
+
+    folder: RunFolder
+    done: Data = field(default_factory=dict)
+    rows: list[Data] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> _Stages:
+        return cls(folder, storage.read_json(folder.stages) if folder.stages.exists() else {})
+
+    def is_done(self, stage: str, key: str) -> bool:
+        return bool(self.done.get(stage, {}).get("key") == key)
+
+    def record(self, stage: str, key: str, seconds: float, detail: str, skipped: bool = False) -> None:
+        self.rows.append({"stage": stage, "seconds": seconds, "skipped": skipped, "detail": detail})
+        if not skipped:
+            self.done[stage] = {"key": key, "seconds": seconds}
+            storage.write_json(self.folder.stages, self.done)
+
+
+class _Logged:
+    """A watcher that also writes sentences into the run's log.txt."""
+
+    def __init__(self, inner: Progress, path: Path) -> None:
+        self._inner, self._path = inner, path
+
+    @contextlib.contextmanager
+    def task(self, name: str, total: float | None, unit: str) -> Iterator[Task]:
+        storage.append_line(self._path, f"{_now()} {name}")
+        with self._inner.task(name, total, unit) as task:
+            yield task
+
+    def note(self, message: str) -> None:
+        storage.append_line(self._path, f"{_now()} {message}")
+        self._inner.note(message)
+
+
+def run(
+    path: str | os.PathLike[str],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+    runs: str | os.PathLike[str] = RUNS,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    until: str | None = None,
+) -> RunResult:
+    """Every stage of a recipe; a stopped run is continued, what is up to date is skipped.
+
+    `fresh` removes an older run of that name first. `until="train"` leaves out evaluation.
+    """
+    loaded = recipe.load(Path(path), [(key, _as_text(value)) for key, value in (overrides or {}).items()])
+    folder = RunFolder(Path(runs) / (name or loaded.name))
+    corpus = Corpus(loaded.corpus)
+    if fresh and folder.root.exists():
+        storage.remove(folder.root)
+    with stop_on_signals() as stop:
+        return _Pipeline(loaded, folder, progress or Silent(), stop).run(corpus, until)
+
+
+def resume(
+    run_folder: str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> RunResult:
+    """Continue a stopped run from its newest checkpoint; needs nothing but its folder."""
+    folder = RunFolder(Path(run_folder))
+    if not folder.recipe.exists():
+        raise InputError(f"{folder.root} is not a run folder: it has no {folder.recipe.name}")
+    given = [(key, _as_text(value)) for key, value in (overrides or {}).items()]
+    refused = [key for key, _ in given if key not in {f"train.{name}" for name in _INCIDENTAL}]
+    if refused:
+        allowed = ", ".join(f"train.{name}" for name in _INCIDENTAL)
+        raise InputError(f"{', '.join(refused)}: a resumed run is the same run; only {allowed} may change")
+    loaded = recipe.load(folder.recipe, given)
+    with stop_on_signals() as stop:
+        return _Pipeline(loaded, folder, progress or Silent(), stop).continue_training()
+
+
+def plan(
+    path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None, progress: Progress | None = None
+) -> Data:
+    """What a recipe would take on this machine: real steps are timed on made-up ids, nothing is trained or kept."""
+    watcher = progress or Silent()
+    loaded = recipe.load(Path(path), [(key, _as_text(value)) for key, value in (overrides or {}).items()])
+    corpus = Corpus(loaded.corpus)
+    size = corpus.training_bytes()
+    wanted = loaded.tokenizer.vocab_size
+    vocab, rule = tokenizer_stage.auto_vocab_size(size) if wanted == "auto" else (wanted, "given")
+    preset, model = recipe.model_config(loaded, vocab)
+    # Byte-level BPE of these sizes cuts European text into pieces of 3.2 (2,048) to 4.0 bytes (8,192): docs/log.md.
+    epoch_tokens = int(size / (3.2 + 0.4 * max(0.0, math.log2(vocab / 2048))))
+    device = choose(loaded.train.device, loaded.train.threads)
+    with watcher.task("measuring this machine", None, ""):
+        made, speed = train_stage.rehearse(loaded.train, model, loaded.generate, epoch_tokens, device)
+        machine = hardware.measure(device, Path.cwd())
+    overhead = speed.overhead(len(made.milestones), made.evaluation_rows, loaded.generate, model.context_length)
+    planned = plan_stage.run(
+        plan_stage.PlanConfig(
+            model=model,
+            optimizer=to_data(loaded.train)["optimizer"]["kind"],
+            steps=made.steps,
+            batch_rows=made.batch_rows,
+            epoch_tokens=epoch_tokens,
+            step_seconds=speed.step,
+            overhead_seconds=overhead,
+            kept_checkpoints=loaded.train.keep,
+            data_bytes=epoch_tokens * dtype_for(vocab).itemsize,
+        ),
+        machine,
+    )
+    rules = {"tokenizer.vocab_size": rule, **made.rules}
+    facts = {"preset": preset, "vocab_size": vocab, "corpus_bytes": size, "epoch_tokens": epoch_tokens, "rules": rules}
+    return {**facts, **planned.to_data(), "notes": corpus.notes()}
+
+
+class _Pipeline:
+    """One recipe in one run folder."""
+
+    def __init__(self, loaded: Recipe, folder: RunFolder, progress: Progress, stop: StopFlag) -> None:
+        self.recipe, self.folder, self.stop = loaded, folder, stop
+        self.progress = _Logged(progress, folder.log)
+        self.stages = _Stages.of(folder)
+        self.started = _now()
+        self.rules: dict[str, str] = dict(loaded.rules)
+        self.summary: Data = {}
+
+    def run(self, corpus: Corpus, until: str | None) -> RunResult:
+        """All stages."""
+        storage.sweep(self.folder.root)
+        for sentence in corpus.notes():
+            self.progress.note(sentence)
+        tokenizer = self._tokenizer(corpus)
+        shards = self._data(corpus, tokenizer)
+        preset, model = recipe.model_config(self.recipe, tokenizer.vocab_size)
+        if "vocab_size" not in self.recipe.model:
+            self.rules["model.vocab_size"] = f"{model.vocab_size:,}: the tokenizer's"
+        return self._train_and_after(preset, model, tokenizer, shards, until)
+
+    def continue_training(self) -> RunResult:
+        """Training and what follows, from what the run folder holds."""
+        storage.sweep(self.folder.root)
+        tokenizer = Tokenizer.load(self.folder.tokenizer)
+        shards = Shards(self.folder.data)
+        preset, model = recipe.model_config(self.recipe, tokenizer.vocab_size)
+        return self._train_and_after(preset, model, tokenizer, shards, None)
+
+    def _tokenizer(self, corpus: Corpus) -> Tokenizer:
+        key = storage.hash_data(
+            {"corpus": corpus.fingerprint(), "tokenizer": to_data(self.recipe.tokenizer), "format": 1}
+        )
+        if self.stages.is_done("tokenizer", key) and self._verified(self.folder.tokenizer):
+            tokenizer = Tokenizer.load(self.folder.tokenizer)
+            self.stages.record("tokenizer", key, 0.0, f"{tokenizer.vocab_size:,} tokens", skipped=True)
+            return tokenizer
+        self._refuse_to_replace("the tokenizer")
+        started = time.monotonic()
+        settings = self.recipe.tokenizer
+        total = corpus.training_bytes()
+        with self.progress.task("learning the tokenizer", None, "") as _:
+            result = tokenizer_stage.run(settings, self._watched(corpus), total, self.folder.tokenizer)
+        if result.rule is not None:
+            self.rules["tokenizer.vocab_size"] = result.rule
+            self.progress.note(f"tokenizer.vocab_size: {result.rule}")
+        self.stages.record(
+            "tokenizer",
+            key,
+            time.monotonic() - started,
+            f"{result.tokenizer.vocab_size:,} tokens, {result.facts['bytes_per_token']:.2f} bytes a token",
+        )
+        return result.tokenizer
+
+    def _watched(self, corpus: Corpus) -> Iterator[str]:
+        for text in corpus.sample(self.recipe.tokenizer.sample_bytes):
+            self.stop.check("learning the tokenizer")
+            yield text
+
+    def _data(self, corpus: Corpus, tokenizer: Tokenizer) -> Shards:
+        key = storage.hash_data(
+            {
+                "corpus": corpus.fingerprint(),
+                "tokenizer": tokenizer.fingerprint,
+                "data": to_data(self.recipe.data),
+                "format": data_stage.FORMAT,
+            }
+        )
+        if self.stages.is_done("data", key) and self._verified(self.folder.data):
+            shards = Shards(self.folder.data)
+            self.stages.record("data", key, 0.0, _tokens(shards), skipped=True)
+            return shards
+        self._refuse_to_replace("the data")
+        started = time.monotonic()
+        shards = data_stage.run(self.recipe.data, corpus, tokenizer, self.folder.data, self.progress, self.stop)
+        quarantined = shards.manifest["funnel"]["quarantined"]
+        if quarantined:
+            self.progress.note(f"{quarantined:,} unreadable records are in {self.folder.data / data_stage.QUARANTINE}")
+        self.stages.record("data", key, time.monotonic() - started, _tokens(shards))
+        return shards
+
+    def _verified(self, folder: Path) -> bool:
+        """Whether a finished stage's folder is still there and whole; a damaged one is made again, saying so."""
+        try:
+            storage.verify(folder)
+        except DamagedError as error:
+            self.progress.note(f"{error}; made again")
+            return False
+        return True
+
+    def _train_and_after(
+        self, preset: str, model: ModelConfig, tokenizer: Tokenizer, shards: Shards, until: str | None
+    ) -> RunResult:
+        settings = to_data(self.recipe.train)
+        for name in _INCIDENTAL:
+            settings.pop(name)
+        inputs = {
+            "data": storage.hash_file(shards.folder / storage.MANIFEST),
+            "model": to_data(model),
+            "train": settings,
+            "generate": to_data(self.recipe.generate),
+            "seed": self.recipe.seed,
+        }
+        key = storage.hash_data(inputs)
+        newest = checkpoint.last(self.folder.root)
+        if newest is not None and newest.manifest.get("train_key") != key:
+            self._refuse_to_replace("the trained model", newest.manifest.get("train_inputs"), inputs)
+        self._describe(preset, model, tokenizer, shards)
+        if self.stages.is_done("train", key) and newest is not None:
+            before = storage.read_json(self.folder.summary) if self.folder.summary.exists() else {}
+            self.summary["train"] = before.get("train", {})
+            self.summary["environment"] = newest.manifest["environment"]
+            self.stages.record("train", key, 0.0, f"{newest.step:,} steps", skipped=True)
+            samples = [r for r in storage.read_json_lines(self.folder.samples) if r["step"] == newest.step]
+        else:
+            samples = self._train(preset, model, tokenizer, shards, key, inputs)
+        evaluation: Data = {}
+        if until != "train":
+            evaluation = self._evaluate(shards)
+        return self._report(evaluation, samples)
+
+    def _train(
+        self, preset: str, model: ModelConfig, tokenizer: Tokenizer, shards: Shards, key: str, inputs: Data
+    ) -> list[Data]:
+        started = time.monotonic()
+        storage.write_text(self.folder.recipe, recipe.dump(self.recipe, preset, model, self.rules))
+        self._write_summary("running")
+        facts = {"train_key": key, "train_inputs": inputs, "fabula": __version__, "preset": preset}
+        try:
+            result = train_stage.run(
+                self.recipe.train,
+                model,
+                tokenizer,
+                shards,
+                self.folder.root,
+                seed=self.recipe.seed,
+                sampling=self.recipe.generate,
+                facts=facts,
+                progress=self.progress,
+                stop=self.stop,
+            )
+        except Stopped as error:
+            self._write_summary("stopped")
+            newest = checkpoint.last(self.folder.root)
+            place = f"the state at step {newest.step:,} is saved" if newest else "nothing was trained yet"
+            raise Stopped(
+                f"{error}; {place}. Continue with: fabula resume {self.folder.root}", error.exit_code - 128
+            ) from None
+        self.rules.update(result.plan.rules)
+        storage.write_text(self.folder.recipe, recipe.dump(self.recipe, preset, model, self.rules))
+        self.summary["train"] = result.facts
+        self.summary["environment"] = result.environment
+        self.stages.record(
+            "train",
+            key,
+            time.monotonic() - started,
+            f"{result.facts['steps']:,} steps, {result.facts['tokens']:,} tokens",
+        )
+        return result.samples
+
+    def _evaluate(self, shards: Shards) -> Data:
+        chosen = checkpoint.find(self.folder.root, self.recipe.evaluate.checkpoint)
+        key = storage.hash_data(
+            {
+                "weights": chosen.manifest["files"][checkpoint.WEIGHTS]["sha256"],
+                "data": storage.hash_file(shards.folder / storage.MANIFEST),
+                "evaluate": to_data(self.recipe.evaluate),
+            }
+        )
+        if self.stages.is_done("evaluate", key) and self.folder.evaluation.exists():
+            known: Data = storage.read_json(self.folder.evaluation)
+            self.stages.record("evaluate", key, 0.0, _bits(known), skipped=True)
+            return known
+        started = time.monotonic()
+        device = choose(self.recipe.train.device, self.recipe.train.threads)
+        loaded = checkpoint.load(chosen.path)
+        made = evaluate_stage.run_on_split(
+            self.recipe.evaluate,
+            loaded.model.to(device.torch),
+            loaded.tokenizer,
+            shards.validation,
+            device,
+            self.progress,
+            self.stop,
+        )
+        evaluation: Data = {"checkpoint": chosen.path.name, "step": chosen.step, "validation": made.to_data()}
+        storage.write_json(self.folder.evaluation, evaluation)
+        self.stages.record("evaluate", key, time.monotonic() - started, _bits(evaluation))
+        return evaluation
+
+    def _report(self, evaluation: Data, samples: list[Data]) -> RunResult:
+        started = time.monotonic()
+        self._write_summary("finished")
+        page = report_stage.run(self.folder.root, self.recipe.report)
+        self.stages.rows.append(
+            {"stage": "report", "seconds": time.monotonic() - started, "skipped": False, "detail": str(page)}
+        )
+        return RunResult(self.folder.root, self.summary, evaluation, samples, page)
+
+    def _describe(self, preset: str, model: ModelConfig, tokenizer: Tokenizer, shards: Shards) -> None:
+        facts = storage.read_json(self.folder.tokenizer / storage.MANIFEST)
+        funnel = shards.manifest["funnel"]
+        bits = funnel["surprisal_bits"] or {}
+        self.summary.update(
+            {
+                "name": self.folder.root.name,
+                "description": self.recipe.description,
+                "started": self.started,
+                "fabula": __version__,
+                "model": {
+                    "preset": preset,
+                    "parameters": model.n_params(),
+                    "parts": {k: v for k, v in model.parts().items() if v},
+                    "flops_per_token": model.flops_per_token(),
+                    "n_layers": model.n_layers,
+                    "d_model": model.d_model,
+                    "context_length": model.context_length,
+                    "vocab_size": model.vocab_size,
+                },
+                "tokenizer": {
+                    "vocab_size": tokenizer.vocab_size,
+                    "bytes_per_token": facts["bytes_per_token"],
+                    "tokens_per_word": facts["tokens_per_word"],
+                    "fingerprint": tokenizer.fingerprint,
+                },
+                "data": {
+                    **{
+                        name: {
+                            "documents": split.n_documents,
+                            "tokens": split.n_tokens,
+                            "bytes": split.n_bytes,
+                            "surprisal_bits": bits.get(name),
+                        }
+                        for name, split in shards.splits.items()
+                    },
+                    "duplicates": funnel["duplicates"],
+                    "empty": funnel["empty"],
+                    "quarantined": funnel["quarantined"],
+                    "notes": shards.manifest["notes"],
+                },
+            }
+        )
+
+    def _write_summary(self, status: str) -> None:
+        self.summary["status"] = status
+        self.summary["stages"] = self.stages.rows
+        storage.write_json(self.folder.summary, self.summary)
+
+    def _refuse_to_replace(self, what: str, old: Data | None = None, new: Data | None = None) -> None:
+        """InputError when the folder holds a model that the present recipe would not have made."""
+        if checkpoint.last(self.folder.root) is None:
+            return
+        changed = [f"{name}: {was} -> {now}" for name, was, now in _differences(old or {}, new or {})]
+        detail = f" ({'; '.join(changed[:6])})" if changed else ""
+        raise InputError(
+            f"{self.folder.root} holds a model made with other settings, and {what} would change{detail}; choose another "
+            "--name, or give --fresh to remove the old run"
+        )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for name in [*old, *(n for n in new if n not in old)]:
+        was, now = old.get(name), new.get(name)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            yield from _differences(was, now, f"{prefix}{name}.")
+        elif was != now:
+            yield f"{prefix}{name}", was, now
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(str(v) for v in value)
+    return str(value)
+
+
+def _tokens(shards: Shards) -> str:
+    return f"{shards.train.n_tokens:,} training and {shards.validation.n_tokens:,} validation tokens"
+
+
+def _bits(evaluation: Data) -> str:
+    return f"{evaluation['validation']['bits_per_byte']:.4f} bits per byte"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

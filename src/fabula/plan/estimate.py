@@ -1,0 +1,122 @@
+"""What would a run take? Pure arithmetic on a model's own prices and a measured step; every number carries its unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fabula.config import Data
+from fabula.model.config import ModelConfig
+
+# Bytes a parameter while training in float32: weight, gradient, and two moments (Muon keeps one).
+_TRAINING_BYTES = {"adamw": 16, "muon": 12}
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A run before it is spent."""
+
+    parameters: int
+    parts: dict[str, int]
+    training_flops_per_token: int
+    steps: int
+    tokens_per_step: int
+    epochs: float
+    step_seconds: float
+    seconds: float
+    total_flops: float
+    flops_per_second: float
+    peak_flops_per_second: float
+    weights_bytes: int
+    state_bytes: int
+    checkpoint_bytes: int
+    cache_bytes: int
+    head_share: float
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.tokens_per_step
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the machine's measured matrix-product peak."""
+        return self.flops_per_second / self.peak_flops_per_second
+
+    def to_data(self) -> Data:
+        return {
+            "parameters": self.parameters,
+            "parts": self.parts,
+            "training_flops_per_token": self.training_flops_per_token,
+            "steps": self.steps,
+            "tokens_per_step": self.tokens_per_step,
+            "tokens": self.tokens,
+            "epochs": self.epochs,
+            "step_seconds": self.step_seconds,
+            "seconds": self.seconds,
+            "tokens_per_second": self.tokens_per_step / self.step_seconds,
+            "total_flops": self.total_flops,
+            "flops_per_second": self.flops_per_second,
+            "peak_flops_per_second": self.peak_flops_per_second,
+            "utilisation": self.utilisation,
+            "weights_bytes": self.weights_bytes,
+            "state_bytes": self.state_bytes,
+            "checkpoint_bytes": self.checkpoint_bytes,
+            "cache_bytes": self.cache_bytes,
+            "head_share": self.head_share,
+        }
+
+
+def estimate(
+    model: ModelConfig,
+    *,
+    optimizer: str,
+    steps: int,
+    batch_rows: int,
+    epoch_tokens: int,
+    step_seconds: float,
+    overhead_seconds: float,
+    peak_flops: float,
+) -> Estimate:
+    """Price a run. `overhead_seconds` is what evaluation, samples and saves take beside the steps."""
+    parameters = model.n_params()
+    tokens_per_step = batch_rows * model.context_length
+    per_token = model.training_flops_per_token()
+    state = _TRAINING_BYTES.get(optimizer, 16) * parameters
+    return Estimate(
+        parameters=parameters,
+        parts=model.parts(),
+        training_flops_per_token=per_token,
+        steps=steps,
+        tokens_per_step=tokens_per_step,
+        epochs=steps * tokens_per_step / max(1, epoch_tokens),
+        step_seconds=step_seconds,
+        seconds=steps * step_seconds + overhead_seconds,
+        total_flops=float(per_token) * tokens_per_step * steps,
+        flops_per_second=per_token * tokens_per_step / step_seconds,
+        peak_flops_per_second=peak_flops,
+        weights_bytes=4 * parameters,
+        state_bytes=state,
+        # Weights and moments; the gradient is not saved.
+        checkpoint_bytes=state - 4 * parameters,
+        cache_bytes=model.cache_bytes(),
+        head_share=2 * model.d_model * model.vocab_size / model.flops_per_token(),
+    )
+
+
+def advice(estimated: Estimate) -> list[str]:
+    """Warnings about a plan, each with the way out."""
+    found = []
+    if estimated.head_share > 0.4:
+        found.append(
+            f"the vocabulary head takes {estimated.head_share:.0%} of the work; a smaller --tokenizer.vocab_size learns more"
+        )
+    if estimated.steps < 200:
+        found.append(
+            f"only {estimated.steps} steps: too few to learn; use a smaller model, --train.batch_tokens "
+            f"{max(256, estimated.tokens_per_step // 2)}, or a longer budget"
+        )
+    if estimated.epochs > 4:
+        found.append(
+            f"the text is read {estimated.epochs:.1f} times: beyond four passes little is learnt; give more text or a "
+            "shorter budget"
+        )
+    return found

@@ -1,0 +1,100 @@
+"""A recipe: one TOML file, one whole run. Its sections are the stages.
+
+Precedence: preset < recipe < overrides of the command line. Everything that is wrong is reported at once, before anything
+is created. The resolved recipe, with every default written out and the rule behind every derived value, is stored in the
+run and is itself a recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fabula import config
+from fabula.config import Data, Typed, setting
+from fabula.corpus.run import CorpusConfig
+from fabula.data.run import DataConfig
+from fabula.errors import ConfigError
+from fabula.evaluate.config import EvaluateConfig
+from fabula.generate.config import GenerateConfig
+from fabula.report.run import ReportConfig
+from fabula.tokenizer.run import TokenizerConfig
+from fabula.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from fabula.model.config import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Every stage's configuration."""
+
+    name: str = setting("run", "the run's name: its folder is runs/NAME")
+    description: str = setting("", "a sentence for the report")
+    seed: int = setting(0, "of the weights and of the order of the data")
+    corpus: CorpusConfig = setting(factory=CorpusConfig, doc="where the text comes from")
+    tokenizer: TokenizerConfig = setting(factory=TokenizerConfig, doc="how text becomes ids")
+    data: DataConfig = setting(factory=DataConfig, doc="how ids are stored")
+    model: dict[str, Any] = setting(factory=dict, doc="a preset's name and what differs from it")
+    train: TrainConfig = setting(factory=TrainConfig, doc="how the model is trained")
+    evaluate: EvaluateConfig = setting(factory=EvaluateConfig, doc="how it is scored")
+    generate: GenerateConfig = setting(factory=GenerateConfig, doc="how samples are drawn")
+    report: ReportConfig = setting(factory=ReportConfig, doc="how the report is drawn")
+    rules: dict[str, str] = setting(factory=dict, doc="why derived values are what they are (written by a run)")
+
+    def __post_init__(self) -> None:
+        if not self.name or any(c in self.name for c in "/\\\0") or self.name.startswith("."):
+            raise ValueError(f"name={self.name!r} must be usable as a folder's name")
+
+
+def load(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> Recipe:
+    """A recipe file with overrides laid on top; ConfigError with every problem otherwise."""
+    data = config.load_toml(path)
+    data.setdefault("name", path.stem)
+    return resolve(data, overrides, str(path))
+
+
+def resolve(data: Mapping[str, Any], overrides: Iterable[tuple[str, str]] = (), where: str = "") -> Recipe:
+    """A recipe from plain data and overrides; the [model] section is checked against its preset as well."""
+    from fabula.model.presets import resolve as resolve_model
+
+    merged = config.merge(data, config.nest((name, Typed(value)) for name, value in overrides))
+    problems: list[str] = []
+    recipe = config.collect(Recipe, merged, "", problems)
+    section = merged.get("model", {})
+    if isinstance(section, Mapping):
+        resolve_model(section, problems)
+    if problems or recipe is None:
+        raise ConfigError(problems, where)
+    return recipe
+
+
+def model_config(recipe: Recipe, vocab_size: int | None = None) -> tuple[str, ModelConfig]:
+    """The preset's name and the configuration of a recipe's model, with the tokenizer's vocabulary where none is given."""
+    from fabula.model.presets import resolve as resolve_model
+
+    section: Data = dict(recipe.model)
+    if vocab_size is not None and "vocab_size" not in section:
+        section["vocab_size"] = vocab_size
+    problems: list[str] = []
+    preset, made = resolve_model(section, problems)
+    if made is None:
+        raise ConfigError(problems)
+    if vocab_size is not None and made.vocab_size < vocab_size:
+        raise ConfigError(
+            [
+                f"model.vocab_size={made.vocab_size:,} is smaller than the tokenizer's {vocab_size:,}; leave it out, or "
+                f"give --tokenizer.vocab_size {made.vocab_size}"
+            ]
+        )
+    return preset, made
+
+
+def dump(recipe: Recipe, preset: str, model: ModelConfig, rules: Mapping[str, str]) -> str:
+    """The resolved recipe as TOML: every default written out, and the rules."""
+    data = config.to_data(recipe)
+    data["model"] = {"preset": preset, **config.to_data(model)}
+    data["rules"] = dict(rules)
+    return config.dump_toml(data)

@@ -1,0 +1,130 @@
+"""`Tokenizer`: text to ids and back, exactly.
+
+Around Hugging Face's `tokenizers` (its `tokenizer.json` is our file format), with three promises that it does not make by
+itself: every Unicode string comes back unchanged, special ids never come from content, and decoding goes through bytes,
+so that ids which end in the middle of a character are no error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fabula import storage
+from fabula.errors import DamagedError, InputError
+from fabula.tokenizer.special import SPECIAL_TEXT, SpecialTokens
+
+FILE = "tokenizer.json"
+
+
+class Tokenizer:
+    """A byte-level tokenizer with its special tokens and fingerprint."""
+
+    def __init__(self, backend: Any, origin: str = "tokenizer") -> None:
+        # `backend` is a tokenizers.Tokenizer; its type is left open so that importing this module stays cheap.
+        backend.encode_special_tokens = True
+        self._backend = backend
+        ids = {role: backend.token_to_id(text) for role, text in SPECIAL_TEXT.items()}
+        missing = [SPECIAL_TEXT[role] for role, number in ids.items() if number is None]
+        if missing:
+            raise DamagedError(f"{origin}: no special token {', '.join(missing)}; not a tokenizer of Fabula")
+        self.special = SpecialTokens(**ids)
+        self.vocab_size: int = backend.get_vocab_size()
+        self._bytes = _token_bytes(backend, set(self.special.ids()), self.vocab_size, origin)
+        self.fingerprint = storage.hash_data(json.loads(backend.to_str()))
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Read a `tokenizer.json` or the folder that holds one; DamagedError when it is none."""
+        from tokenizers import Tokenizer as Backend
+
+        file = path / FILE if path.is_dir() else path
+        if not file.exists():
+            raise InputError(f"no tokenizer at {file}")
+        try:
+            backend = Backend.from_str(file.read_text(encoding="utf-8"))
+            return cls(backend, str(file))
+        except DamagedError:
+            raise
+        except BaseException as error:
+            # The Rust side panics on some damaged files, with an exception outside the tree of Exception.
+            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+                raise
+            raise DamagedError(f"{file}: not a tokenizer that can be read ({_first_line(error)})") from None
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` into a folder."""
+        storage.write_text(folder / FILE, self._backend.to_str(pretty=True) + "\n")
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; never a special one."""
+        ids: list[int] = self._backend.encode(_encodable(text), add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of several texts, on all threads."""
+        encodings = self._backend.encode_batch_fast([_encodable(t) for t in texts], add_special_tokens=False)
+        return [e.ids for e in encodings]
+
+    def decode_bytes(self, ids: Iterable[int], specials: bool = False) -> bytes:
+        """The bytes of ids; special ids vanish, or appear as their text with `specials`."""
+        parts = []
+        for number in ids:
+            if not 0 <= number < self.vocab_size:
+                raise InputError(f"id {number} is outside the vocabulary of {self.vocab_size}")
+            parts.append(self._bytes[number])
+            if specials and number in self.special.ids():
+                parts.append(str(self._backend.id_to_token(number)).encode("utf-8"))
+        return b"".join(parts)
+
+    def decode(self, ids: Iterable[int], specials: bool = False) -> str:
+        """The text of ids. `decode(encode(s)) == s` for every s; bytes that form no character become U+FFFD."""
+        return self.decode_bytes(ids, specials).decode("utf-8", errors="replace")
+
+    def byte_lengths(self) -> list[int]:
+        """Bytes of text behind each id; 0 for special ids."""
+        return [len(b) for b in self._bytes]
+
+
+def _token_bytes(backend: Any, special: set[int], vocab_size: int, origin: str) -> list[bytes]:
+    to_byte = byte_of_letter()
+    table = []
+    for number in range(vocab_size):
+        token = backend.id_to_token(number)
+        if number in special:
+            table.append(b"")
+            continue
+        try:
+            table.append(bytes(to_byte[letter] for letter in token))
+        except (KeyError, TypeError):
+            raise DamagedError(f"{origin}: token {number} ({token!r}) is not byte-level") from None
+    return table
+
+
+def byte_of_letter() -> dict[str, int]:
+    """The letters by which byte-level vocabularies write the 256 bytes (GPT-2's table).
+
+    Printable bytes stand for themselves, the other 68 take the letters from U+0100 on.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {chr(b): b for b in printable}
+    others = [b for b in range(256) if b not in set(printable)]
+    table.update({chr(0x100 + i): b for i, b in enumerate(others)})
+    return table
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"character {error.start} of the text is a lone surrogate (U+{ord(text[error.start]):04X}); "
+            "it is not a character of Unicode and cannot be encoded"
+        ) from None
+    return text
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,45 @@
+"""The [train] section of a recipe. Apart from `run.py` so that checking a recipe does not import the training loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fabula.config import setting
+from fabula.train.budget import parse_budget
+from fabula.train.optimizers import MuonConfig, OptimizerConfig
+from fabula.train.schedules import ScheduleConfig, WarmupStableDecay
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How a model is trained."""
+
+    budget: str = setting("5m", "how long: a time (90s, 5m, 1h) or 200steps, 20Mtokens, 3epochs")
+    batch_tokens: int = setting(4096, "tokens in one optimizer step; rows = batch_tokens / context_length")
+    micro_rows: int = setting(0, "rows that are computed at once; 0: all rows of a step; less needs less memory")
+    clip: float = setting(1.0, "largest norm of the gradient; 0: no clipping")
+    isolate_documents: bool = setting(True, "attention and positions stay inside a document of a packed row")
+    optimizer: OptimizerConfig = setting(factory=MuonConfig, doc="how gradients become steps")
+    schedule: ScheduleConfig = setting(factory=WarmupStableDecay, doc="how the learning rate moves")
+    evaluation_share: float = setting(0.05, "most of the run's time that evaluation may take")
+    checkpoints: int = setting(8, "evaluations, samples and checkpoints during the run, evenly spaced, the last at its end")
+    keep: int = setting(3, "newest checkpoints that are kept, beside the best one; at least 2")
+    log_every: int = setting(0, "steps between two lines of metrics; 0: about 500 lines a run")
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
+    threads: int = setting(0, "processor threads; 0: every core of this process")
+
+    def __post_init__(self) -> None:
+        parse_budget(self.budget)
+        if self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens={self.batch_tokens} must be at least 1")
+        if self.micro_rows < 0:
+            raise ValueError(f"micro_rows={self.micro_rows} must be at least 0 (0 computes all rows at once)")
+        if self.clip < 0:
+            raise ValueError(f"clip={self.clip} must be at least 0 (0 does not clip)")
+        if not 0 < self.evaluation_share <= 0.5:
+            raise ValueError(f"evaluation_share={self.evaluation_share} must be above 0 and at most 0.5")
+        if self.checkpoints < 1:
+            raise ValueError(f"checkpoints={self.checkpoints} must be at least 1: the end of the run")
+        if self.threads < 0:
+            raise ValueError(f"threads={self.threads} must be at least 0 (0 takes every core)")

@@ -1,0 +1,39 @@
+"""What is being minimised? An objective turns a model and a batch into a sum of nats and a count, never a mean.
+
+Sums and counts add up over micro-batches and processes; means of means do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from fabula.data.batch import Batch
+from fabula.losses import linear_cross_entropy
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A sum in nats (differentiable) over `count` predictions."""
+
+    total: Tensor
+    count: int
+
+
+class Objective(Protocol):
+    """(model, batch) to loss."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Loss: ...
+
+
+class NextToken:
+    """-log p(next token), the language-modelling objective."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+        hidden = model.hidden(batch.tokens, batch.positions, batch.documents)
+        total = linear_cross_entropy(
+            hidden.flatten(0, 1), model.head_weight, batch.targets.flatten(), model.head_bias
+        )
+        return Loss(total, batch.n_targets)

@@ -1,0 +1,215 @@
+"""Stage: data and a model configuration to trained weights. The parts are built in the order in which a batch meets them.
+
+What is measured at the start (the time of a step, of a scored row, of a generated token, of a save) fixes the number of steps,
+the validation set and the milestones. They are stored with the first checkpoint, so a resumed run is the same run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fabula import checkpoint as checkpoints
+from fabula import storage
+from fabula.checkpoint import RunFolder
+from fabula.config import Data
+from fabula.data.batch import Batch
+from fabula.data.loader import Loader, validation_rows
+from fabula.data.shards import Shards
+from fabula.device import Device, choose, environment, seed_everything
+from fabula.errors import DamagedError
+from fabula.generate.config import GenerateConfig
+from fabula.model.config import ModelConfig
+from fabula.model.decoder import Decoder
+from fabula.progress import Progress, StopFlag
+from fabula.tokenizer.base import Tokenizer
+from fabula.train.budget import Budget, parse_budget, steps_for
+from fabula.train.callbacks import Bar, Callback, Evaluate, Latest, Metrics, Samples, Save, Watch, milestones
+from fabula.train.config import TrainConfig
+from fabula.train.objective import NextToken
+from fabula.train.speed import Speed, measure
+from fabula.train.trainer import Trainer
+
+Lengths = NDArray[np.int64]
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was fixed before the first step. Rows are rows of context_length tokens."""
+
+    steps: int
+    batch_rows: int
+    micro_rows: int
+    evaluation_rows: int
+    milestones: list[int]
+    rules: dict[str, str]  # dotted name of a value to the sentence that explains it
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What training did. `facts` go into the run's summary."""
+
+    plan: Plan
+    facts: Data
+    environment: Data
+    samples: list[Data]
+
+
+def run(
+    config: TrainConfig,
+    model_config: ModelConfig,
+    tokenizer: Tokenizer,
+    shards: Shards,
+    run_folder: Path,
+    *,
+    seed: int,
+    sampling: GenerateConfig,
+    facts: Data,
+    progress: Progress,
+    stop: StopFlag,
+) -> TrainResult:
+    """Train in a run folder, from its newest checkpoint if there is one. `facts` go into every manifest."""
+    folder = RunFolder(run_folder)
+    shards.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
+    device = choose(config.device, config.threads)
+    seed_everything(seed)
+    model = Decoder(model_config).to(device.torch)
+    loader = Loader(shards.train, model_config.context_length, seed, config.isolate_documents)
+    checker = Loader(shards.validation, model_config.context_length, seed, config.isolate_documents)
+    byte_lengths = np.array(tokenizer.byte_lengths(), dtype=np.int64)
+    resumed = checkpoints.last(run_folder)
+    if resumed is None:
+        with progress.task("measuring this machine", None, "") as _:
+            rows = max(1, config.batch_tokens // model_config.context_length)
+            everything = validation_rows(shards.validation, model_config.context_length)
+            scored = checker.rows_at(everything[:rows])
+            speed = _speed(config, model_config, loader.batch(0, rows), scored, byte_lengths, device)
+            plan = make_plan(config, model_config, speed, loader.n_rows, len(everything), sampling)
+        seed_everything(seed)
+    else:
+        storage.verify(resumed.path)
+        state, tensors = checkpoints.trainer_state(resumed)
+        plan = Plan(**state["plan"])
+    for name, rule in plan.rules.items():
+        progress.note(f"{name}: {rule}")
+
+    latest, watch = Latest(), Watch()
+    factor = shards.train.n_tokens / max(1, shards.train.n_bytes) / log(2)
+    starts = validation_rows(shards.validation, model_config.context_length, plan.evaluation_rows)
+    samples = Samples(plan.milestones, tokenizer, sampling, folder.samples, stop)
+    save_facts = {**facts, "environment": environment(device)}
+    callbacks: list[Callback] = [
+        Metrics(folder.metrics, config.log_every or max(1, plan.steps // 500), factor),
+        Evaluate(plan.milestones, checker, starts, plan.batch_rows, byte_lengths, folder.metrics, latest, stop),
+        samples,
+        watch,
+        Save(plan.milestones, run_folder, tokenizer, config.keep, save_facts, latest, progress, asdict(plan)),
+    ]
+    with progress.task("training", plan.steps, "steps") as task:
+        trainer = Trainer(
+            model=model,
+            objective=NextToken(),
+            optimizers=config.optimizer.build(model),
+            schedule=config.schedule,
+            source=loader,
+            steps=plan.steps,
+            batch_rows=plan.batch_rows,
+            micro_rows=plan.micro_rows,
+            clip=config.clip,
+            device=device,
+            stop=stop,
+            callbacks=[*callbacks, Bar(task, latest, factor)],
+        )
+        if resumed is not None:
+            _resume(trainer, model, resumed, state, tensors, latest)
+            progress.note(f"resumed from {resumed.path.name} of {plan.steps:,} steps")
+        trainer.fit()
+    result = {
+        **watch.facts,
+        "epochs": trainer.position / loader.n_rows,
+        "best_step": latest.best_step,
+        "last_step": trainer.step,
+        "validation": None if latest.score is None else latest.score.to_data(),
+        "entered_at_step": 0 if resumed is None else resumed.step,
+    }
+    return TrainResult(plan, result, environment(device), samples.newest)
+
+
+def _resume(
+    trainer: Trainer,
+    model: Decoder,
+    checkpoint: checkpoints.Checkpoint,
+    state: Data,
+    tensors: dict[str, Any],
+    latest: Latest,
+) -> None:
+    if state["steps"] != trainer.steps:
+        raise DamagedError(f"{checkpoint.path}: planned for {state['steps']} steps, the run has {trainer.steps}")
+    checkpoints.restore_weights(model, checkpoint)
+    trainer.restore(state, tensors)
+    if state["latest"]["best_step"]:
+        latest.best_step, latest.best_bits_per_byte = state["latest"]["best_step"], state["latest"]["best_bits_per_byte"]
+
+
+def rehearse(
+    config: TrainConfig, model_config: ModelConfig, sampling: GenerateConfig, epoch_tokens: int, device: Device
+) -> tuple[Plan, Speed]:
+    """The plan of a run whose data does not exist yet: real steps on made-up ids of an epoch of `epoch_tokens`."""
+    context = model_config.context_length
+    rows = max(1, config.batch_tokens // context)
+    ids = torch.randint(model_config.vocab_size, (rows, context + 1), generator=torch.Generator().manual_seed(0))
+    batch = Batch(ids[:, :-1], ids[:, 1:])
+    if config.isolate_documents:
+        batch = Batch(ids[:, :-1], ids[:, 1:], torch.arange(context).repeat(rows, 1), torch.zeros(rows, context).long())
+    lengths = np.ones(model_config.vocab_size, dtype=np.int64)
+    speed = _speed(config, model_config, batch, batch, lengths, device)
+    epoch_rows = max(1, epoch_tokens // context)
+    return make_plan(config, model_config, speed, epoch_rows, max(1, epoch_rows // 20), sampling), speed
+
+
+def _speed(
+    config: TrainConfig, model_config: ModelConfig, batch: Batch, scored: Batch, lengths: Lengths, device: Device
+) -> Speed:
+    budget = parse_budget(config.budget)
+    seconds = 0.03 * budget.amount if budget.unit == "seconds" else 0.0
+    rows = batch.tokens.shape[0]
+    return measure(
+        config, model_config, batch, scored, lengths, min(rows, config.micro_rows or rows), device, seconds
+    )
+
+
+def make_plan(
+    config: TrainConfig,
+    model_config: ModelConfig,
+    speed: Speed,
+    epoch_rows: int,
+    validation_rows: int,
+    sampling: GenerateConfig,
+) -> Plan:
+    """Fix the number of steps, the validation set and the milestones of a run."""
+    context = model_config.context_length
+    rows = max(1, config.batch_tokens // context)
+    budget = parse_budget(config.budget)
+    pause = config.checkpoints * speed.pause(sampling, context)
+    if budget.unit == "seconds":
+        # What evaluation, samples and saves will take is set aside first; the rest is steps.
+        net = max(budget.amount * 0.5, budget.amount * (1 - config.evaluation_share) - pause)
+        steps, rule = steps_for(Budget(net, "seconds"), rows * context, epoch_rows * context, speed.step)
+        rule += f"; {budget.amount - net:,.0f} s of {budget.amount:,.0f} s set aside for evaluation, samples and saving"
+    else:
+        steps, rule = steps_for(budget, rows * context, epoch_rows * context, None)
+    marks = milestones(steps, config.checkpoints)
+    affordable = config.evaluation_share * steps * speed.step / len(marks) / speed.evaluation_row
+    evaluated = max(1, min(validation_rows, int(affordable)))
+    rules = {
+        "train.steps": f"{steps:,}: {rule}",
+        "train.epochs": f"{steps * rows / epoch_rows:.2f} passes over {epoch_rows * context:,} training tokens",
+        "train.evaluation_rows": f"{evaluated:,} of {validation_rows:,} validation rows, {len(marks)} times: at most "
+        f"{config.evaluation_share:.0%} of the training time",
+    }
+    return Plan(steps, rows, min(rows, config.micro_rows or rows), evaluated, marks, rules)

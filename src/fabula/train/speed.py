@@ -1,0 +1,113 @@
+"""How fast is this machine at this run? Times real steps, scored rows, generated tokens and a save, on a throw-away model."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fabula import storage
+from fabula.data.batch import Batch
+from fabula.device import Device, synchronize
+from fabula.evaluate.intrinsic import score_rows
+from fabula.generate.config import GenerateConfig, Sampling
+from fabula.generate.engine import Engine
+from fabula.model.config import ModelConfig
+from fabula.model.decoder import Decoder
+from fabula.progress import StopFlag
+from fabula.train.config import TrainConfig
+from fabula.train.objective import NextToken
+from fabula.train.trainer import Trainer
+
+# How long the steps are timed, in seconds: at least, and at most.
+_SECONDS = (1.0, 6.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds that the parts of a run take on this machine."""
+
+    step: float
+    evaluation_row: float
+    sampled_token: float
+    save: float
+
+    def pause(self, sampling: GenerateConfig, context: int) -> float:
+        """Seconds that samples and a save take at a milestone."""
+        prompts = max(1, len(sampling.prompts))
+        return prompts * min(sampling.max_new_tokens, context) * self.sampled_token + self.save
+
+    def overhead(self, n_milestones: int, evaluation_rows: int, sampling: GenerateConfig, context: int) -> float:
+        """Seconds that evaluation, samples and saves take beside the steps of a whole run."""
+        return n_milestones * (self.pause(sampling, context) + evaluation_rows * self.evaluation_row)
+
+
+class _Same:
+    """The same batch again and again."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def stream(self, position: int, rows: int) -> Iterator[Batch]:
+        while True:
+            yield self.batch
+
+
+def measure(
+    config: TrainConfig,
+    model_config: ModelConfig,
+    batch: Batch,
+    scored: Batch,
+    byte_lengths: NDArray[np.int64],
+    micro_rows: int,
+    device: Device,
+    seconds: float,
+) -> Speed:
+    """Time steps on one batch of a run for about `seconds` (at least three steps), and the other parts once."""
+    limit = min(max(seconds, _SECONDS[0]), _SECONDS[1])
+    model = Decoder(model_config).to(device.torch)
+    rows = batch.tokens.shape[0]
+    trainer = Trainer(
+        model=model,
+        objective=NextToken(),
+        optimizers=config.optimizer.build(model),
+        schedule=config.schedule,
+        source=_Same(batch),
+        steps=1_000_000,
+        batch_rows=rows,
+        micro_rows=micro_rows,
+        clip=config.clip,
+        device=device,
+        stop=StopFlag(),
+    )
+    times: list[float] = []
+    started = time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - started < limit:
+        begin = time.perf_counter()
+        trainer.take_step(batch)
+        synchronize(device)
+        times.append(time.perf_counter() - begin)
+    begin = time.perf_counter()
+    score_rows(model, [scored], byte_lengths, device)
+    evaluation_row = (time.perf_counter() - begin) / scored.tokens.shape[0]
+    n_sampled = min(16, model_config.context_length - 1)
+    begin = time.perf_counter()
+    list(Engine(model, -1, device).stream([0], n_sampled, Sampling(seed=0)))
+    sampled_token = (time.perf_counter() - begin) / max(1, n_sampled)
+    # The first step also pays for allocations; the median of the others is what the run will see.
+    return Speed(statistics.median(times[1:]), evaluation_row, sampled_token, _save_seconds(model_config))
+
+
+def _save_seconds(config: ModelConfig) -> float:
+    """Time to write a checkpoint, from that of a small file: weights and two moments, 12 bytes a parameter."""
+    probe = bytes(min(8 * config.n_params(), 4_000_000))
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        storage.write_bytes(Path(folder) / "probe", probe)
+        return (time.perf_counter() - begin) * 12 * config.n_params() / len(probe)
