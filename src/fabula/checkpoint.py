@@ -4,8 +4,9 @@
               summary.json  evaluation.json  report/index.html  log.txt
 
 A checkpoint is a folder `model.safetensors  config.json  tokenizer.json  trainer.json  optimizer.safetensors
-manifest.json`, published in one rename, valid if and only if its manifest verifies. It holds the tokenizer, so weights and
-vocabulary cannot be mixed up. What the trainer wants to keep is opaque here: named tensors and plain data.
+manifest.json`, published in one rename, valid if and only if its manifest verifies. It holds the tokenizer, so
+weights and vocabulary cannot be mixed up. What the trainer wants to keep is opaque here: named tensors and plain
+data.
 """
 
 from __future__ import annotations

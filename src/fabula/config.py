@@ -269,9 +269,9 @@ def _convert_table(kind: Any, value: Any, path: str, problems: list[str]) -> Any
 
 
 def _convert_union(kind: Any, args: Sequence[Any], value: Any, path: str, problems: list[str]) -> Any:
-    if value is None or (isinstance(value, Typed) and value.lower() in ("none", "null")):
-        if type(None) in args:
-            return None
+    nothing = value is None or (isinstance(value, Typed) and value.lower() in ("none", "null"))
+    if nothing and type(None) in args:
+        return None
     for option in args:
         if option is type(None):
             continue

@@ -43,7 +43,7 @@ class LanguageModel:
         self.model, self.tokenizer, self.device, self.checkpoint = model.eval(), tokenizer, device, checkpoint
 
     def generate(self, prompt: str = "", **settings: Any) -> Generation:
-        """The continuation of a prompt. Settings are the fields of `GenerateConfig`: max_new_tokens, temperature, ..."""
+        """The continuation of a prompt. Settings are fields of `GenerateConfig`: max_new_tokens, seed, ..."""
         return generating.run(self.model, self.tokenizer, prompt, _settings(settings), self.device)
 
     def pieces(self, prompt: str = "", **settings: Any) -> Iterator[Piece]:

@@ -1,9 +1,10 @@
 """Pure functions from hidden states to numbers of nats.
 
-The vocabulary head is where a small model spends its memory: 4,096 positions by 8,192 words are 134 MB of logits, and as
-much again for their gradient. `linear_cross_entropy` computes head and loss in chunks of rows and, when gradients are
-wanted, makes them in the same pass, so that only one chunk of logits ever exists. Its twin `linear_cross_entropy_explicit`
-is the textbook form; a test holds them equal. Both return sums, never means: sums of parts add up, means of means do not.
+The vocabulary head is where a small model spends its memory: 4,096 positions by 8,192 words are 134 MB of logits, and
+as much again for their gradient. `linear_cross_entropy` computes head and loss in chunks of rows and, when gradients
+are wanted, makes them in the same pass, so that only one chunk of logits ever exists. Its twin
+`linear_cross_entropy_explicit` is the textbook form; a test holds them equal. Both return sums, never means: sums of
+parts add up, means of means do not.
 
 Shapes: n rows (positions), D model width, V vocabulary.
 """
@@ -22,9 +23,7 @@ IGNORE = -100
 _CHUNK_ELEMENTS = 512 * 1024
 
 
-def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None
-) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:
     """Sum of -log p(target) in nats over the rows whose target is not IGNORE.
 
     hidden (n, D), weight (V, D), targets (n), bias (V) or None; returns a float32 scalar.
@@ -71,9 +70,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias) if wants_bias and bias is not None else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         slices = _chunks(hidden.shape[0], weight.shape[0])
-        buffer = torch.empty(
-            (slices[0].stop if slices else 0, weight.shape[0]), dtype=dtype, device=hidden.device
-        )
+        buffer = torch.empty((slices[0].stop if slices else 0, weight.shape[0]), dtype=dtype, device=hidden.device)
         for rows in slices:
             part, answers = hidden[rows], targets[rows]
             logits = torch.mm(part, head.t(), out=buffer[: part.shape[0]]).float()

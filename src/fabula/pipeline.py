@@ -1,7 +1,7 @@
 """The stages of a recipe in order: corpus, tokenizer, data, train, evaluate, report. What is up to date is skipped.
 
-A stage is up to date when the hash of its settings and inputs is the one with which it was done. Nothing that was trained
-is ever replaced silently: another recipe in the same run folder is refused with the settings that differ.
+A stage is up to date when the hash of its settings and inputs is the one with which it was done. Nothing that was
+trained is ever replaced silently: another recipe in the same run folder is refused with the settings that differ.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fabula.checkpoint import RunFolder
 from fabula.config import Data, to_data
 from fabula.corpus.run import Corpus
 from fabula.data import run as data_stage
-from fabula.data.shards import Shards, dtype_for
+from fabula.data.shards import FORMAT, Shards, dtype_for
 from fabula.device import choose
 from fabula.errors import DamagedError, InputError, Stopped
 from fabula.evaluate import run as evaluate_stage
@@ -238,7 +238,7 @@ class _Pipeline:
                 "corpus": corpus.fingerprint(),
                 "tokenizer": tokenizer.fingerprint,
                 "data": to_data(self.recipe.data),
-                "format": data_stage.FORMAT,
+                "format": FORMAT,
             }
         )
         if self.stages.is_done("data", key) and self._verified(self.folder.data):
@@ -428,8 +428,8 @@ class _Pipeline:
         changed = [f"{name}: {was} -> {now}" for name, was, now in _differences(old or {}, new or {})]
         detail = f" ({'; '.join(changed[:6])})" if changed else ""
         raise InputError(
-            f"{self.folder.root} holds a model made with other settings, and {what} would change{detail}; choose another "
-            "--name, or give --fresh to remove the old run"
+            f"{self.folder.root} holds a model made with other settings, and {what} would change{detail}; choose "
+            "another --name, or give --fresh to remove the old run"
         )
 
 

@@ -1,8 +1,8 @@
 """A recipe: one TOML file, one whole run. Its sections are the stages.
 
-Precedence: preset < recipe < overrides of the command line. Everything that is wrong is reported at once, before anything
-is created. The resolved recipe, with every default written out and the rule behind every derived value, is stored in the
-run and is itself a recipe.
+Precedence: preset < recipe < overrides of the command line. Everything that is wrong is reported at once, before
+anything is created. The resolved recipe, with every default written out and the rule behind every derived value, is
+stored in the run and is itself a recipe.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def resolve(data: Mapping[str, Any], overrides: Iterable[tuple[str, str]] = (), 
 
 
 def model_config(recipe: Recipe, vocab_size: int | None = None) -> tuple[str, ModelConfig]:
-    """The preset's name and the configuration of a recipe's model, with the tokenizer's vocabulary where none is given."""
+    """The preset's name and the model's configuration, with the tokenizer's vocabulary where none is given."""
     from fabula.model.presets import resolve as resolve_model
 
     section: Data = dict(recipe.model)
@@ -85,8 +85,8 @@ def model_config(recipe: Recipe, vocab_size: int | None = None) -> tuple[str, Mo
     if vocab_size is not None and made.vocab_size < vocab_size:
         raise ConfigError(
             [
-                f"model.vocab_size={made.vocab_size:,} is smaller than the tokenizer's {vocab_size:,}; leave it out, or "
-                f"give --tokenizer.vocab_size {made.vocab_size}"
+                f"model.vocab_size={made.vocab_size:,} is smaller than the tokenizer's {vocab_size:,}; leave it out, "
+                f"or give --tokenizer.vocab_size {made.vocab_size}"
             ]
         )
     return preset, made

@@ -49,7 +49,9 @@ def doctor(*, json: Json = False) -> None:
         ("compiler", str(found["compiler"] or "none (torch.compile is not used)")),
     ]
     for name, (purpose, extra) in _OPTIONAL.items():
-        rows.append((name, f"missing: {purpose}; pip install 'fabula[{extra}]'" if name in missing else f"{_version(name)}"))
+        rows.append(
+            (name, f"missing: {purpose}; pip install 'fabula[{extra}]'" if name in missing else f"{_version(name)}")
+        )
     console.out(console.table(rows))
 
 

@@ -1,4 +1,5 @@
-"""The command `fabula`: a table of verbs, each imported only when it is used; errors become one message and an exit code.
+"""The command `fabula`: a table of verbs, each imported only when it is used; errors become one message and an exit
+code.
 
 Exit codes: 0 done, 2 bad input, 3 environment, 4 damaged artefact, 130 and 143 stopped by a signal. `--debug` shows the
 traceback.
@@ -18,7 +19,10 @@ from fabula.errors import FabulaError
 # verb -> where it is, and the sentence that help shows for it (help must not import the verbs)
 _VERBS = {
     "run": ("fabula.cli.recipes:run", "Every stage of a recipe: from text to a trained model and its report."),
-    "plan": ("fabula.cli.recipes:plan", "What a recipe would take here: parameters, FLOPs, steps, time; trains nothing."),
+    "plan": (
+        "fabula.cli.recipes:plan",
+        "What a recipe would take here: parameters, FLOPs, steps, time; trains nothing.",
+    ),
     "train": ("fabula.cli.recipes:train", "The stages of a recipe up to the trained model."),
     "resume": ("fabula.cli.recipes:resume", "Continue a stopped run from its newest checkpoint."),
     "evaluate": ("fabula.cli.models:evaluate", "Bits per byte and perplexity of a model on a text."),
@@ -59,9 +63,7 @@ def _run(given: list[str], debug: bool) -> int:
     from fabula.cli.console import say
 
     try:
-        build_app()(
-            overrides.gather(given), exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        build_app()(overrides.gather(given), exit_on_error=False, print_error=False, result_action="return_value")
     except FabulaError as error:
         if debug:
             raise

@@ -21,7 +21,9 @@ def evaluate(
     model: Model,
     /,
     *,
-    on: Annotated[str | None, Parameter(help="a text: file, folder or pattern; the run's validation text if left out")] = None,
+    on: Annotated[
+        str | None, Parameter(help="a text: file, folder or pattern; the run's validation text if left out")
+    ] = None,
     checkpoint: Which = "best",
     stride: Annotated[int, Parameter(help="new tokens a window of a long document scores; 0: half the context")] = 0,
     split: Annotated[str, Parameter(help="where plain text is cut: auto, file, marker, blank")] = "auto",
@@ -58,9 +60,7 @@ def evaluate(
             if not data.is_dir():
                 raise InputError(f"{model} has no data of its own; name a text: --on FILE")
             shards = Shards(data)
-            made = stage.run_on_split(
-                config, loaded.model, loaded.tokenizer, shards.validation, chosen, watcher, stop
-            )
+            made = stage.run_on_split(config, loaded.model, loaded.tokenizer, shards.validation, chosen, watcher, stop)
     result = {"model": str(model), "checkpoint": loaded.checkpoint.path.name, **made.to_data()}
     if json:
         console.out_json(result)
@@ -92,7 +92,9 @@ def generate(
     top_p: Annotated[float, Parameter(help="keep the likeliest tokens up to this probability")] = 1.0,
     min_p: Annotated[float, Parameter(help="keep tokens of this share of the likeliest one's probability")] = 0.0,
     repetition_penalty: Annotated[float, Parameter(help="above 1 makes seen tokens less likely")] = 1.0,
-    stop: Annotated[tuple[str, ...], Parameter(negative=(), help="a text that ends the generation; may be repeated")] = (),
+    stop: Annotated[
+        tuple[str, ...], Parameter(negative=(), help="a text that ends the generation; may be repeated")
+    ] = (),
     seed: Annotated[int, Parameter(help="the same seed gives the same text")] = 0,
     checkpoint: Which = "best",
     device: Device = "auto",

@@ -1,7 +1,7 @@
 """Dotted settings on the command line: `--train.budget 10m`, `--train.budget=10m`.
 
-They are taken out before the other options are parsed and handed on as `--set NAME=VALUE`, so that a recipe's settings need
-no declaration here; the recipe itself checks them.
+They are taken out before the other options are parsed and handed on as `--set NAME=VALUE`, so that a recipe's
+settings need no declaration here; the recipe itself checks them.
 """
 
 from __future__ import annotations

@@ -38,7 +38,10 @@ def corpus_show(source: Source, /, *, json: Json = False, settings: Settings = (
         ("different words", f"{found['distinct_words']['count']:,} among {found['distinct_words']['among_first']:,}"),
         ("training", f"{funnel['documents']['train']:,} documents"),
         ("validation", f"{funnel['documents']['validation']:,} documents"),
-        ("dropped", f"{funnel['duplicates']:,} repeated, {funnel['empty']:,} empty, {funnel['quarantined']:,} unreadable"),
+        (
+            "dropped",
+            f"{funnel['duplicates']:,} repeated, {funnel['empty']:,} empty, {funnel['quarantined']:,} unreadable",
+        ),
     ]
     if found["entropy_bits_per_byte"] is not None:
         rows.append(("entropy", f"{found['entropy_bits_per_byte']:.4f} bits per byte; no model can pass it"))
@@ -168,9 +171,8 @@ def data_show(folder: Path, /, *, json: Json = False) -> None:
     console.out(console.table(rows, header, right=(1, 2, 3, 4)))
     funnel = shards.manifest["funnel"]
     console.out(
-        f"ids are {shards.manifest['dtype'].lstrip('<').replace('u2', 'uint16').replace('u4', 'uint32')} of a vocabulary of "
-        f"{shards.manifest['vocab_size']:,}; dropped: {funnel['duplicates']:,} repeated, {funnel['empty']:,} empty, "
-        f"{funnel['quarantined']:,} unreadable"
+        f"ids are {shards.dtype.name}, of a vocabulary of {shards.manifest['vocab_size']:,}; dropped: "
+        f"{funnel['duplicates']:,} repeated, {funnel['empty']:,} empty, {funnel['quarantined']:,} unreadable"
     )
 
 
@@ -181,9 +183,7 @@ def model_list(*, json: Json = False) -> None:
 
     found = [(name, presets.get(name)) for name in presets]
     if json:
-        console.out_json(
-            [{"preset": name, "parameters": p.config.n_params(), "source": p.source} for name, p in found]
-        )
+        console.out_json([{"preset": name, "parameters": p.config.n_params(), "source": p.source} for name, p in found])
         return
     rows = [
         (
@@ -203,7 +203,11 @@ def model_list(*, json: Json = False) -> None:
 
 @model.command(name="show")
 def model_show(
-    preset: Annotated[str, Parameter(help="a preset, or a run folder")], /, *, json: Json = False, settings: Settings = ()
+    preset: Annotated[str, Parameter(help="a preset, or a run folder")],
+    /,
+    *,
+    json: Json = False,
+    settings: Settings = (),
 ) -> None:
     """Parts, parameters, FLOPs and cache of a model; its settings can be changed with --model.NAME VALUE."""
     from fabula.config import nest, to_data
@@ -247,9 +251,15 @@ def model_show(
         console.table(
             [
                 ("layers", f"{config.n_layers} of width {config.d_model}, context {config.context_length:,}"),
-                *((part, _one_line(to_data(getattr(config, part)))) for part in ("attention", "position", "ffn", "norm")),
+                *(
+                    (part, _one_line(to_data(getattr(config, part))))
+                    for part in ("attention", "position", "ffn", "norm")
+                ),
                 ("head", "tied to the embedding" if config.tied else "its own weights"),
-                ("FLOPs a token", f"{console.quantity(config.flops_per_token())} forward, three times that in training"),
+                (
+                    "FLOPs a token",
+                    f"{console.quantity(config.flops_per_token())} forward, three times that in training",
+                ),
                 ("cache", f"{console.n_bytes(config.cache_bytes())} for a full context in float32"),
             ]
         )

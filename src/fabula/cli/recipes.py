@@ -93,7 +93,7 @@ def _resume(run_folder: Path, /, *, json: Json = False, settings: Settings = ())
 
 @plan.default
 def _plan(recipe: RecipePath, /, *, json: Json = False, settings: Settings = ()) -> None:
-    """What a recipe would take on this machine: parameters, FLOPs, steps, memory, time. Trains nothing, keeps nothing."""
+    """What a recipe would take on this machine: parameters, FLOPs, steps, memory, time. Trains nothing."""
     from fabula import pipeline
 
     planned = pipeline.plan(recipe, dict(overrides.split(settings)), console.Watcher())
@@ -180,7 +180,9 @@ def _summary_rows(result: Any) -> list[tuple[str, str]]:
         )
         bits, size = data["validation"].get("surprisal_bits"), data["validation"]["bytes"]
         if bits is not None:
-            rows.append(("limit", f"{bits / size:.4f} bits per byte: the entropy of the generator; no model can pass it"))
+            rows.append(
+                ("limit", f"{bits / size:.4f} bits per byte: the entropy of the generator; no model can pass it")
+            )
     rows.append(("stages", ", ".join(_stage(row) for row in summary["stages"])))
     rows.append(("report", str(result.report)))
     rows.append(("next", f'fabula generate {result.folder} --prompt "..."'))

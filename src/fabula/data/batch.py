@@ -14,8 +14,8 @@ from fabula.device import Device
 class Batch:
     """Rows of ids, always rectangular. Shapes (B, T).
 
-    `documents` (numbers that differ between documents of a row) and `positions` (from 0 in each document) are there when
-    attention and positions stay inside documents; without them a row is one text.
+    `documents` (numbers that differ between documents of a row) and `positions` (from 0 in each document) are there
+    when attention and positions stay inside documents; without them a row is one text.
     """
 
     tokens: Tensor
@@ -34,9 +34,7 @@ class Batch:
         def cut(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[start:stop]
 
-        return Batch(
-            self.tokens[start:stop], self.targets[start:stop], cut(self.positions), cut(self.documents)
-        )
+        return Batch(self.tokens[start:stop], self.targets[start:stop], cut(self.positions), cut(self.documents))
 
     def to(self, device: Device) -> Batch:
         """The same on another device."""
@@ -47,5 +45,6 @@ class Batch:
             return None if tensor is None else tensor.to(device.torch, non_blocking=True)
 
         tokens, targets = move(self.tokens), move(self.targets)
-        assert isinstance(tokens, torch.Tensor) and isinstance(targets, torch.Tensor)
+        assert isinstance(tokens, torch.Tensor)
+        assert isinstance(targets, torch.Tensor)
         return Batch(tokens, targets, move(self.positions), move(self.documents))

@@ -1,9 +1,9 @@
 """An endless, exactly resumable stream of batches.
 
-The data position is one integer: the number of rows consumed since the start of the run. Row number n belongs to epoch
-n // rows and is that epoch's n % rows-th row of a keyed permutation, so the order depends on the seed alone: not on
-prefetch, batch size or how often the run was stopped. Each epoch cuts its rows at another shift of the stream, so that a
-text seen twice is not cut twice at the same places.
+The data position is one integer: the number of rows consumed since the start of the run. Row number n belongs to
+epoch n // rows and is that epoch's n % rows-th row of a keyed permutation, so the order depends on the seed alone:
+not on prefetch, batch size or how often the run was stopped. Each epoch cuts its rows at another shift of the stream,
+so that a text seen twice is not cut twice at the same places.
 """
 
 from __future__ import annotations

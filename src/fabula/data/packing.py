@@ -1,8 +1,8 @@
 """How do documents fill rows? Pure functions on positions; no disk.
 
-Rows are consecutive stretches of the split's stream, each one id longer than the context (the last id is only a target).
-Nothing is padded and nothing dropped, a long document goes on in another row. Where a document begins inside a row is known
-from the index of documents, so attention and positions can restart there.
+Rows are consecutive stretches of the split's stream, each one id longer than the context (the last id is only a
+target). Nothing is padded and nothing dropped, a long document goes on in another row. Where a document begins inside
+a row is known from the index of documents, so attention and positions can restart there.
 """
 
 from __future__ import annotations

@@ -72,9 +72,7 @@ def run(
     return Shards(folder)
 
 
-def _batches(
-    documents: Iterator[tuple[SplitName, Document]], size: int
-) -> Iterator[list[tuple[SplitName, Document]]]:
+def _batches(documents: Iterator[tuple[SplitName, Document]], size: int) -> Iterator[list[tuple[SplitName, Document]]]:
     while batch := list(itertools.islice(documents, size)):
         yield batch
 

@@ -1,11 +1,12 @@
 """Ids on disk: memory-mapped shards with an index of documents and a manifest.
 
-A split is one long stream of ids in which every document begins with the end-of-document id and the stream ends with one:
+A split is one long stream of ids in which every document begins with the end-of-document id and the stream ends with
+one:
 
     EOD a a a EOD b b EOD c c c c EOD
 
-So the id that ends a document is also the one that begins the next, a model learns to begin from it and to stop with it,
-and generation starts where training did. Files of a split NAME, little-endian:
+So the id that ends a document is also the one that begins the next, a model learns to begin from it and to stop with
+it, and generation starts where training did. Files of a split NAME, little-endian:
 
     NAME-00000.tokens      uint16 or uint32, chosen from the highest id
     NAME-00000.documents   int64 pairs: where a document begins in the split's stream, bytes of its text
@@ -70,7 +71,8 @@ class SplitWriter:
             raise ValueError(f"id {row.max()} does not fit a vocabulary of {self.vocab_size}")
         if self._tokens is None or self._in_shard >= self.shard_tokens:
             self._open()
-        assert self._tokens is not None and self._documents is not None
+        assert self._tokens is not None
+        assert self._documents is not None
         self._documents.write(np.array([self.n_tokens, n_bytes], dtype="<i8").tobytes())
         self._write(row)
         self.n_documents += 1
@@ -179,10 +181,8 @@ class Shards:
             raise DamagedError(
                 f"{folder}: data of format {self.manifest.get('format')}, this version reads {FORMAT}; prepare it again"
             )
-        dtype = np.dtype(self.manifest["dtype"])
-        self.splits = {
-            name: Split(folder, name, facts, dtype) for name, facts in self.manifest["splits"].items()
-        }
+        self.dtype: np.dtype[Any] = np.dtype(self.manifest["dtype"])
+        self.splits = {name: Split(folder, name, facts, self.dtype) for name, facts in self.manifest["splits"].items()}
 
     @property
     def train(self) -> Split:

@@ -3,10 +3,10 @@
 Bits per byte = nats / ln 2 / bytes of text: comparable between tokenizers. Perplexity = exp(nats / tokens): not.
 
 What is counted, exactly: a document is predicted from the end-of-document id alone, and its end is predicted too, so
-nats include the beginnings and the ends of documents; the bytes are those of the documents' texts, each once. A document
-longer than the context is read in windows: a window predicts what no window before it predicted, `stride` tokens at a time,
-and sees at least context - stride tokens before them. With stride = context a window begins without a past (cheap, and
-what is done during training); half the context is the default of `fabula evaluate`.
+nats include the beginnings and the ends of documents; the bytes are those of the documents' texts, each once. A
+document longer than the context is read in windows: a window predicts what no window before it predicted, `stride`
+tokens at a time, and sees at least context - stride tokens before them. With stride = context a window begins without
+a past (cheap, and what is done during training); half the context is the default of `fabula evaluate`.
 """
 
 from __future__ import annotations

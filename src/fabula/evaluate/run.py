@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 from fabula.config import Data
 from fabula.corpus.document import Quarantined
@@ -67,11 +66,12 @@ def run(
 ) -> Evaluation:
     """Score every document of a source, every byte of it once.
 
-    The source is read as a corpus is (`corpus` says how it is cut into documents), but nothing is split off or dropped as
-    a duplicate. The hash is over the documents' lengths and bytes.
+    The source is read as a corpus is (`corpus` says how it is cut into documents), but nothing is split off or
+    dropped as a duplicate. The hash is over the documents' lengths and bytes.
     """
-    cut: Literal["file", "marker", "blank"] | None = None if corpus.split == "auto" else corpus.split
-    reading = Reading(cut or "blank", corpus.marker, corpus.document_bytes, corpus.text_field)
+    reading = Reading(
+        "blank" if corpus.split == "auto" else corpus.split, corpus.marker, corpus.document_bytes, corpus.text_field
+    )
     sources = find(on, reading, corpus.split, corpus.documents, corpus.seed)
     text = _Text(sources, tokenizer, stop)
     total = sum(source.estimated_bytes() for source in sources)
@@ -124,4 +124,3 @@ def run_on_split(
             task.advance,
         )
     return Evaluation("validation split", score, digest.hexdigest())
-

@@ -1,7 +1,7 @@
 """From a stream of ids to a stream of text: complete characters only, and nothing of a stop sequence.
 
-A character may span tokens, and so may a stop sequence: bytes are held back until they form a character, and text is held
-back while it could still become a stop sequence.
+A character may span tokens, and so may a stop sequence: bytes are held back until they form a character, and text is
+held back while it could still become a stop sequence.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Two roads to one answer: `attend_explicit` writes the scores and the mask out, `attend_fused` hands them to torch's
 `scaled_dot_product_attention`. They are tested equal; `Attention.path` chooses.
 
-Shapes: x (B, T, D); queries (B, N, T, H); keys and values (B, K, S, H); mask (B or 1, 1, T, S) or None for plain causal.
+Shapes: x (B, T, D); queries (B, N, T, H); keys and values (B, K, S, H); mask (B or 1, 1, T, S); None is
+plain causal.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

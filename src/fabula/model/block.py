@@ -14,9 +14,7 @@ from fabula.model.positions import Tables
 class Block(nn.Module):
     """One layer: (B, T, D) to (B, T, D)."""
 
-    def __init__(
-        self, d_model: int, attention: MixerConfig, ffn: FFNConfig, norm: NormConfig, dropout: float
-    ) -> None:
+    def __init__(self, d_model: int, attention: MixerConfig, ffn: FFNConfig, norm: NormConfig, dropout: float) -> None:
         super().__init__()
         self.attention_norm = norm.build(d_model)
         self.attention = attention.build(d_model)

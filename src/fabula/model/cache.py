@@ -1,7 +1,7 @@
 """What does a layer remember between decoding steps? Keys and values, in blocks that are added as the text grows.
 
-The cache belongs to the model because its shape is the mixer's decision; generation only carries it, copies and rewinds.
-Shapes: keys and values (B, K, S, H).
+The cache belongs to the model because its shape is the mixer's decision; generation only carries it, copies and
+rewinds. Shapes: keys and values (B, K, S, H).
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ class LayerCache:
         if held is not None and held.shape[2] >= needed:
             return held
         capacity = -(-needed // _BLOCK) * _BLOCK
-        grown = torch.empty(
-            (new.shape[0], new.shape[1], capacity, new.shape[3]), dtype=new.dtype, device=new.device
-        )
+        grown = torch.empty((new.shape[0], new.shape[1], capacity, new.shape[3]), dtype=new.dtype, device=new.device)
         if held is not None:
             grown[:, :, : self.length] = held[:, :, : self.length]
         return grown

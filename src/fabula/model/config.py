@@ -1,6 +1,7 @@
 """`ModelConfig`: what a decoder is made of, and the arithmetic of it.
 
-A configuration prices itself: parameters, FLOPs a token, bytes of cache. A test builds every preset and holds it to that.
+A configuration prices itself: parameters, FLOPs a token, bytes of cache. A test builds every preset and holds it to
+that.
 """
 
 from __future__ import annotations

@@ -26,9 +26,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.position = config.position.build(
-            config.d_model, config.context_length, config.attention.rotary_width()
-        )
+        self.position = config.position.build(config.d_model, config.context_length, config.attention.rotary_width())
         self.blocks = nn.ModuleList(
             Block(config.d_model, config.attention, config.ffn, config.norm, config.dropout)
             for _ in range(config.n_layers)
@@ -72,9 +70,7 @@ class Decoder(nn.Module):
         if documents is not None:
             if cache is not None:
                 raise ValueError("documents and a cache cannot be combined: a cache holds one document a row")
-            mask = masks.same_document(documents) & masks.causal(
-                tokens.shape[1], tokens.shape[1], tokens.device
-            )
+            mask = masks.same_document(documents) & masks.causal(tokens.shape[1], tokens.shape[1], tokens.device)
             mask = mask.unsqueeze(1)
         x = self.position.embed(self.embedding(tokens), positions)
         tables = self.position.tables(positions)

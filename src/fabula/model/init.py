@@ -1,8 +1,8 @@
 """What are the weights before the first step?
 
-Linears start with a normal distribution of a fixed width (GPT-2: 0.02) or of 1/sqrt(fan-in). What writes into the residual
-stream may start smaller by 1/sqrt(2 layers) (GPT-2) or at zero, so that every block begins as the identity and the
-signal of the first steps is clean (as in nanochat and modded-nanogpt; measured in docs/log.md).
+Linears start with a normal distribution of a fixed width (GPT-2: 0.02) or of 1/sqrt(fan-in). What writes into the
+residual stream may start smaller by 1/sqrt(2 layers) (GPT-2) or at zero, so that every block begins as the identity
+and the signal of the first steps is clean (as in nanochat and modded-nanogpt; measured in docs/log.md).
 """
 
 from __future__ import annotations

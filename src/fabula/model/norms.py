@@ -79,7 +79,7 @@ def rms_norm_explicit(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 class _RMSNormFunction(torch.autograd.Function):
-    """RMSNorm with its gradient by hand: torch composes it of six passes forward and more back on a CPU, this takes half."""
+    """RMSNorm with its gradient by hand: on a CPU torch composes it of many passes, this takes half the time."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -1,7 +1,7 @@
 """Named models: one row each, with its source and its parameter count (asserted by tests).
 
-`fabula-*` are the product's own: RoPE, RMSNorm, QK-norm, SwiGLU, no biases (the shape of Qwen3, which stock tools load).
-The others are the reference systems' as they stood.
+`fabula-*` are the product's own: RoPE, RMSNorm, QK-norm, SwiGLU, no biases (the shape of Qwen3, which stock tools
+load). The others are the reference systems' as they stood.
 """
 
 from __future__ import annotations
@@ -97,9 +97,7 @@ presets.add(
             context_length=512,
             d_model=256,
             n_layers=4,
-            attention=GroupedQueryAttention(
-                n_heads=4, n_kv_heads=4, head_dim=64, qkv_bias=True, out_bias=True
-            ),
+            attention=GroupedQueryAttention(n_heads=4, n_kv_heads=4, head_dim=64, qkv_bias=True, out_bias=True),
             position=LearnedPositions(),
             ffn=ReluFFN(d_ff=1024, bias=True),
             norm=LayerNormConfig(eps=1e-5),
@@ -167,6 +165,3 @@ def _variants(type_name: str) -> Registry[Any] | None:
 
     found: Registry[Any] | None = getattr(getattr(module, type_name, None), "variants", None)
     return found
-
-
-

@@ -107,7 +107,7 @@ def advice(estimated: Estimate) -> list[str]:
     found = []
     if estimated.head_share > 0.4:
         found.append(
-            f"the vocabulary head takes {estimated.head_share:.0%} of the work; a smaller --tokenizer.vocab_size learns more"
+            f"the vocabulary head takes {estimated.head_share:.0%} of the work; try a smaller --tokenizer.vocab_size"
         )
     if estimated.steps < 200:
         found.append(

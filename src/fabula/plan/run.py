@@ -60,9 +60,8 @@ def run(config: PlanConfig, machine: Machine) -> Plan:
     disk = config.data_bytes + (config.kept_checkpoints + 2) * made.checkpoint_bytes
     found = advice(made)
     if disk > machine.free_disk_bytes:
-        found.append(
-            f"the run needs {disk / 1e9:.1f} GB of disk, {machine.free_disk_bytes / 1e9:.1f} GB are free; lower --train.keep"
-        )
+        free = machine.free_disk_bytes
+        found.append(f"the run needs {disk / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free; lower --train.keep")
     if made.state_bytes > machine.memory_bytes:
         found.append(
             f"weights, gradients and moments need {made.state_bytes / 1e9:.1f} GB, {machine.memory_bytes / 1e9:.1f} GB "

@@ -1,8 +1,8 @@
 """`Tokenizer`: text to ids and back, exactly.
 
-Around Hugging Face's `tokenizers` (its `tokenizer.json` is our file format), with three promises that it does not make by
-itself: every Unicode string comes back unchanged, special ids never come from content, and decoding goes through bytes,
-so that ids which end in the middle of a character are no error.
+Around Hugging Face's `tokenizers` (its `tokenizer.json` is our file format), with three promises that it does not
+make by itself: every Unicode string comes back unchanged, special ids never come from content, and decoding goes
+through bytes, so that ids which end in the middle of a character are no error.
 """
 
 from __future__ import annotations

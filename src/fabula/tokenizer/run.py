@@ -45,7 +45,8 @@ class TokenizerResult:
 def auto_vocab_size(corpus_bytes: int) -> tuple[int, str]:
     """The default vocabulary for a corpus of that many bytes, and the rule in words."""
     size = next((size for limit, size in _AUTO if corpus_bytes < limit), _AUTO_LARGEST)
-    return size, f"{size:,} tokens for a corpus of {corpus_bytes / 1e6:.1f} MB (2,048 below 2 MB, 4,096 below 20 MB, then 8,192)"
+    table = ", ".join(f"{tokens:,} below {limit / 1e6:.0f} MB" for limit, tokens in _AUTO)
+    return size, f"{size:,} tokens for a corpus of {corpus_bytes / 1e6:.1f} MB ({table}, then {_AUTO_LARGEST:,})"
 
 
 def run(config: TokenizerConfig, texts: Iterable[str], corpus_bytes: int, folder: Path) -> TokenizerResult:

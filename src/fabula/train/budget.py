@@ -1,7 +1,7 @@
 """How long is a run? What a user says, and the number of steps that it means.
 
-A budget is a time ("5m", "90s", "1.5h"), or an amount ("200steps", "20Mtokens", "3epochs"). A time is turned into steps by
-measuring this machine; the number is then fixed and written down, so that the schedule ends exactly at the end and a
+A budget is a time ("5m", "90s", "1.5h"), or an amount ("200steps", "20Mtokens", "3epochs"). A time is turned into steps
+by measuring this machine; the number is then fixed and written down, so that the schedule ends exactly at the end and a
 resumed run is the same run.
 """
 

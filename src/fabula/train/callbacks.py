@@ -1,7 +1,7 @@
 """What happens around the steps: metrics, evaluation, samples, checkpoints. Each is small and knows one thing.
 
-Their order in the trainer's list is the order of their work at a step: evaluation before samples before saving, so that a
-checkpoint knows its own quality.
+Their order in the trainer's list is the order of their work at a step: evaluation before samples before saving, so
+that a checkpoint knows its own quality.
 """
 
 from __future__ import annotations
@@ -258,4 +258,3 @@ class Watch(Callback):
             "tokens_per_second": record.tokens / record.seconds if record.seconds else 0.0,
             "peak_memory_bytes": peak_memory_bytes(),
         }
-

@@ -23,7 +23,9 @@ class TrainConfig:
     optimizer: OptimizerConfig = setting(factory=MuonConfig, doc="how gradients become steps")
     schedule: ScheduleConfig = setting(factory=WarmupStableDecay, doc="how the learning rate moves")
     evaluation_share: float = setting(0.05, "most of the run's time that evaluation may take")
-    checkpoints: int = setting(8, "evaluations, samples and checkpoints during the run, evenly spaced, the last at its end")
+    checkpoints: int = setting(
+        8, "evaluations, samples and checkpoints during the run, evenly spaced, the last at its end"
+    )
     keep: int = setting(3, "newest checkpoints that are kept, beside the best one; at least 2")
     log_every: int = setting(0, "steps between two lines of metrics; 0: about 500 lines a run")
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")

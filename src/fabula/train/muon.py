@@ -61,7 +61,8 @@ class Muon(Optimizer):
 def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
     """Bring the singular values of each matrix near 1, singular vectors kept; matrices (batch, rows <= columns).
 
-    Newton-Schulz with the quintic of Jordan et al. (2024), whose fixed band is about 0.7 to 1.2; exactness does not pay.
+    Newton-Schulz with the quintic of Jordan et al. (2024), whose fixed band is about 0.7 to 1.2; exactness does not
+    pay.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.bfloat16() if matrices.device.type == "cuda" else matrices

@@ -6,7 +6,7 @@ Sums and counts add up over micro-batches and processes; means of means do not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from torch import Tensor, nn
 
@@ -28,12 +28,24 @@ class Objective(Protocol):
     def __call__(self, model: nn.Module, batch: Batch) -> Loss: ...
 
 
+class CausalModel(Protocol):
+    """What next-token prediction asks of a model."""
+
+    head_bias: Tensor | None
+
+    @property
+    def head_weight(self) -> Tensor: ...
+
+    def hidden(self, tokens: Tensor, positions: Tensor | None, documents: Tensor | None) -> Tensor: ...
+
+
 class NextToken:
     """-log p(next token), the language-modelling objective."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
-        hidden = model.hidden(batch.tokens, batch.positions, batch.documents)
+        causal = cast(CausalModel, model)
+        hidden = causal.hidden(batch.tokens, batch.positions, batch.documents)
         total = linear_cross_entropy(
-            hidden.flatten(0, 1), model.head_weight, batch.targets.flatten(), model.head_bias
+            hidden.flatten(0, 1), causal.head_weight, batch.targets.flatten(), causal.head_bias
         )
         return Loss(total, batch.n_targets)

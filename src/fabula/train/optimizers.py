@@ -1,8 +1,8 @@
 """How do gradients become steps? AdamW and Muon, and the rule that sorts parameters into groups.
 
-The rule: matrices inside blocks are decayed (and are Muon's when it is chosen); embeddings, heads, norms and biases are
-neither decayed nor given to Muon. Every optimizer keeps its state in float32. torch is imported when one is built, so that
-help stays quick; Muon itself is in `muon.py`.
+The rule: matrices inside blocks are decayed (and are Muon's when it is chosen); embeddings, heads, norms and biases
+are neither decayed nor given to Muon. Every optimizer keeps its state in float32. torch is imported when one is
+built, so that help stays quick; Muon itself is in `muon.py`.
 """
 
 from __future__ import annotations

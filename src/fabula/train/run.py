@@ -1,7 +1,9 @@
-"""Stage: data and a model configuration to trained weights. The parts are built in the order in which a batch meets them.
+"""Stage: data and a model configuration to trained weights. The parts are built in the order in which a batch meets
+them.
 
-What is measured at the start (the time of a step, of a scored row, of a generated token, of a save) fixes the number of steps,
-the validation set and the milestones. They are stored with the first checkpoint, so a resumed run is the same run.
+What is measured at the start (the time of a step, of a scored row, of a generated token, of a save) fixes the number
+of steps, the validation set and the milestones. They are stored with the first checkpoint, so a resumed run is the
+same run.
 """
 
 from __future__ import annotations
@@ -30,13 +32,14 @@ from fabula.model.decoder import Decoder
 from fabula.progress import Progress, StopFlag
 from fabula.tokenizer.base import Tokenizer
 from fabula.train.budget import Budget, parse_budget, steps_for
-from fabula.train.callbacks import Bar, Callback, Evaluate, Latest, Metrics, Samples, Save, Watch, milestones
+from fabula.train.callbacks import Bar, Evaluate, Latest, Metrics, Samples, Save, Watch, milestones
 from fabula.train.config import TrainConfig
 from fabula.train.objective import NextToken
 from fabula.train.speed import Speed, measure
-from fabula.train.trainer import Trainer
+from fabula.train.trainer import Callback, Trainer
 
 Lengths = NDArray[np.int64]
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -153,7 +156,10 @@ def _resume(
     checkpoints.restore_weights(model, checkpoint)
     trainer.restore(state, tensors)
     if state["latest"]["best_step"]:
-        latest.best_step, latest.best_bits_per_byte = state["latest"]["best_step"], state["latest"]["best_bits_per_byte"]
+        latest.best_step, latest.best_bits_per_byte = (
+            state["latest"]["best_step"],
+            state["latest"]["best_bits_per_byte"],
+        )
 
 
 def rehearse(
@@ -178,9 +184,7 @@ def _speed(
     budget = parse_budget(config.budget)
     seconds = 0.03 * budget.amount if budget.unit == "seconds" else 0.0
     rows = batch.tokens.shape[0]
-    return measure(
-        config, model_config, batch, scored, lengths, min(rows, config.micro_rows or rows), device, seconds
-    )
+    return measure(config, model_config, batch, scored, lengths, min(rows, config.micro_rows or rows), device, seconds)
 
 
 def make_plan(

@@ -1,7 +1,7 @@
 """How does the learning rate move over a run? Pure functions from a step to a multiplier of the peak rate.
 
-The horizon is the run: the last step of the run is the last step of the schedule, whatever budget set it, and a schedule
-is asked once per optimizer step. So none can end early, saw, rise, or never decay.
+The horizon is the run: the last step of the run is the last step of the schedule, whatever budget set it, and a
+schedule is asked once per optimizer step. So none can end early, saw, rise, or never decay.
 """
 
 from __future__ import annotations

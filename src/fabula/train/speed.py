@@ -1,4 +1,4 @@
-"""How fast is this machine at this run? Times real steps, scored rows, generated tokens and a save, on a throw-away model."""
+"""How fast is this machine at this run? Times steps, scored rows, generated tokens and a save on a throw-away model."""
 
 from __future__ import annotations
 

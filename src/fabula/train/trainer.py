@@ -123,7 +123,7 @@ class Trainer:
             part = batch.rows(start, min(start + self.micro_rows, self.batch_rows)).to(self.device)
             with self.device.autocast():
                 loss = self.objective(self.model, part)
-            (loss.total / batch.n_targets).backward()  # type: ignore[no-untyped-call]
+            (loss.total / batch.n_targets).backward()
             total += loss.total.item()
         norm = clip_gradients(self._parameters, self.clip)
         if not np.isfinite(total) or not np.isfinite(norm):

@@ -1,17 +1,17 @@
 """The notation in which the story grammars are written, and its compiler into nodes of the choosing machine.
 
-    [one|2*two|]          alternatives, with whole-number weights (default 1); one may be empty
-    {list}                draw from a word list (its default form) or, for the name of a rule, the rule
-    {list.form}           draw in a given form;  {^list} the same with a capital letter
-    {list@X}              draw in the form that agrees with what X holds
-    {X=list.form}         draw and remember as X (X is a single letter; {^X=list.form} with a capital);
-                           {X:list} remember and write nothing
-    {X.form}  {^X.form}   recall X in a form (default form if omitted), with a capital letter
-    {X=y}  {X=y+z}        X is what y holds, or what y and z make together
-    {?flag}  {+flag}      toss for a flag; raise a flag
-    ¶                     a new paragraph; a line break in the source is a space, or nothing next to "|"
-    <flag:then|else>      one or the other according to a flag;  <X.f:then|else> according to the gender of X;
-                          <#90:then|else> according to whether fewer than 90 blanks have been written
+[one|2*two|]          alternatives, with whole-number weights (default 1); one may be empty
+{list}                draw from a word list (its default form) or, for the name of a rule, the rule
+{list.form}           draw in a given form;  {^list} the same with a capital letter
+{list@X}              draw in the form that agrees with what X holds
+{X=list.form}         draw and remember as X (X is a single letter; {^X=list.form} with a capital);
+                       {X:list} remember and write nothing
+{X.form}  {^X.form}   recall X in a form (default form if omitted), with a capital letter
+{X=y}  {X=y+z}        X is what y holds, or what y and z make together
+{?flag}  {+flag}      toss for a flag; raise a flag
+¶                     a new paragraph; a line break in the source is a space, or nothing next to "|"
+<flag:then|else>      one or the other according to a flag;  <X.f:then|else> according to the gender of X;
+                      <#90:then|else> according to whether fewer than 90 blanks have been written
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ el caballito de madera, el órgano, la raqueta, la linterna
 
 # Useful things, to be needed, lent and traded.
 GOODS = """
-2*el cesto, 2*la jarra, 2*el* hacha, 2*la manta, el* azada, la escoba, la silla, 2*la lámpara, 2*el martillo, la sierra,
+2*el cesto, 2*la jarra, 2*el* hacha, 2*la manta, la azada, la escoba, la silla, 2*la lámpara, 2*el martillo, la sierra,
 2*la cuerda, el paraguas, la bufanda, la tetera, el abrigo, el cazo, la escalera, el rastrillo, la pala, la aguja,
 el espejo, el peine, la brocha, la vela, 2*el cubo, la regadera, la alfombra, el sombrero, la sartén, el embudo,
 la balanza, el mantel, el baúl, la campana, el candado, la carretilla, el cántaro, el delantal, la mochila, el reloj,
@@ -260,7 +260,7 @@ GLAD = """
 2*contento, aliviado, satisfecho, emocionado, 2*feliz, radiante, agradecido, orgulloso, animado, entusiasmado, jubiloso,
 sonriente, conmovido, eufórico, dichoso, asombrado, encantado, alborozado, maravillado, reconfortado,
 complacido, exultante, resplandeciente, deslumbrado, gozoso, enternecido, rejuvenecido, esperanzado, ufano,
-triunfante, victorioso, renovado, emocionadísimo, contentísimo, boquiabierto, aplaudido, sereno, extasiado
+triunfante, victorioso, renovado, emocionadísimo, contentísimo, boquiabierto, sereno, extasiado
 """
 
 SAD = """

@@ -137,14 +137,14 @@ SETUPS: dict[str, dict[str, str]] = {
             |antes de rendirse conviene pedir [ayuda|consejo]]""",
     },
     "communication": {
-        "problem": """{when}, {A} [quiso|decidió|necesitó] pedirle {B.al} {O=goods.un} para {errand}, pero [habló tan deprisa
+        "problem": """{when}, {A} [quiso|decidió|tuvo que] pedirle {B.al} {O=goods.un} para {errand}, pero [habló tan deprisa
             |dio tan pocas explicaciones|hizo unas señas tan raras|hablaba con la boca tan llena] que {B}
             [entendió otra cosa|no comprendió nada]. {later}, {B} [volvió|regresó|apareció] con
             {Q=goods.un} {look_Q}.""",
         "proposal": """<dialogue:¶—[No era eso|No nos hemos entendido|Ha sido culpa mía|Qué enredo] —{said} {A}{tag}—.
             [Te lo explicaré mejor|Déjame empezar de nuevo|Hablaré más despacio|Escúchame bien]: necesito {O.un}.
             ¶—[¡Ahora lo entiendo!|Lo repito: {O.un}|¿{^O.un}? ¡Haber empezado por ahí!|¡Acabáramos!|¡Por supuesto!]
-            —{replied} {B}{tag}.
+            —[respondió|contestó|dijo|exclamó] {B}{tag}.
             | {^A} explicó de nuevo, esta vez [despacio|con gestos|con un dibujo], que necesitaba {O.un}, y {B}
             [repitió el encargo|hizo preguntas] para [estar segur{B.o}|no confundirse].>""",
         "deed": """[Esta vez|Ahora sí|A la segunda], {B} [escuchó hasta el final|lo apuntó en una hoja
@@ -169,7 +169,7 @@ SETUPS: dict[str, dict[str, str]] = {
         "proposal": """<dialogue:¶—[Toma|Ten|Es para ti]: [te l{O.o} regalo|quédate con {O.este}
             |te hará más falta que a mí] —{said} {A}{tag}.
             ¶—[¿Y tú qué harás?|¿No te hará falta?|No sé cómo agradecértelo|¿De verdad?|¡Qué corazón tienes!]
-            —{replied} {B}, {glad@B}.
+            —[dijo|susurró|balbuceó|murmuró] {B}, {glad@B}.
             ¶—[Ya me arreglaré.|Eso no importa.|Yo tengo casa y abrigo.|Algún día me ayudarás tú.]
             | {^A} [lo pensó un momento|apenas lo dudó|miró el cielo y suspiró]: le [preocupaba|dolía] más
             la pena {B.del} que quedarse sin nada.>""",
@@ -190,14 +190,15 @@ SETUPS: dict[str, dict[str, str]] = {
     },
     "conflict_resolution": {
         "problem": """{when}, {P} [encontraron|hallaron|vieron] {O=toy.un} {look_O} {under} {atree}, y cada cual
-            [aseguraba|juraba|decía] que era suy{O.o}. {^A} tiraba [de un lado|hacia la derecha] y {B}
-            [del otro|hacia la izquierda], {angry@P}.""",
+            [aseguraba|juraba|decía] que era suy{O.o}. {^A} tiraba [de un lado y {B} del otro
+            |hacia la derecha y {B} hacia la izquierda], {angry@P}.""",
         "proposal": """<dialogue:¶—[Busquemos a alguien que nos escuche|Que decida alguien de fuera|Necesitamos un juez
             |Así no arreglaremos nada] —{said} {A}{tag}.{yes}
             | [Cansad{P.os}|Agotad{P.os}|Ronc{P.os}] de discutir, [decidieron|acordaron] pedir consejo.>""",
         "deed": """{Folk} [escuchó|dejó hablar] primero {A.al} y después {B.al}{carefully}. <#140:{^A} quería {O} para {purpose};
-            {B}, para {purpose}. >[Acordaron|Convinieron en|Vieron] que {O} sería {A.del}
-            [por las mañanas|los días pares|en verano] y {B.del} [por las tardes|los días impares|en invierno].""",
+            {B}, para {purpose}. >[Acordaron|Convinieron en|Decidieron] que {O} sería {A.del}
+            [por las mañanas y {B.del} por las tardes|los días pares y {B.del} los impares
+            |en verano y {B.del} en invierno|una semana y {B.del} la siguiente].""",
         "good": """[{later} se dieron la mano, {glad_P}|Sellaron la paz con {meal}, {glad_P}
             |L{P.os} dos se echaron a reír, {glad_P}
             |{later} hubo {meal} para celebrarlo][, y nadie volvió a discutir por {O}|].""",
@@ -216,7 +217,7 @@ SETUPS: dict[str, dict[str, str]] = {
             |Cada cual trabajaba a su aire|Cada cual deshacía lo que hacía el otro|No paraban de chocar],
             y {later_low} todo [se vino abajo|había salido mal|era un desastre].""",
         "proposal": """<dialogue:¶—[Hemos trabajado mucho y mal|¿En qué nos hemos equivocado?|No basta con tener ganas
-            |Qué torpes hemos sido] —{replied} {A}, {sad@A}.
+            |Qué torpes hemos sido] —{said} {A}, {sad@A}.
             ¶—[Nos faltó un plan|No nos escuchábamos|Queríamos hacer lo mismo|Cada cual iba a lo suyo]
             —{replied} {B}{tag}—. [Yo me ocuparé de {T.knack_b}|Empecemos otra vez|Repartamos la tarea
             |Probemos de otra manera].
@@ -226,8 +227,8 @@ SETUPS: dict[str, dict[str, str]] = {
             y {B} {T.b}{how}. <#150:[En cada duda se preguntaban|Antes de cada paso se avisaban
             |Ya nadie estorbaba a nadie|Todo iba sobre ruedas]. >{T.done}.""",
         "good": """[Aquel fracaso les había enseñado más que [cien consejos|un libro|diez maestros]
-            |{later}, l{P.os} dos se miraron, {glad_P}|{Folk} no podía creerlo]
-            [, y lo celebraron con {meal}|, y durmieron a pierna suelta|].""",
+            |{later}, l{P.os} dos se miraron, {glad_P}|{Folk} no podía creerlo][, y lo
+            celebraron con {meal}|, y durmieron a pierna suelta|].""",
         "bad": """[Pero|Sin embargo,|Por desgracia,|Lástima:|Aun así,] {B} se cansó [enseguida|muy pronto|antes de tiempo] y volvió a [hacer las cosas a su manera
             |las andadas]. [A los pocos días|Antes de una semana] no quedaba nada de aquella obra, y {A}
             [se rindió|lo dejó], {sad@A}.""",
@@ -284,7 +285,7 @@ SETUPS: dict[str, dict[str, str]] = {
             |la suerte reparte los premios, y cada cual, [su dignidad|su manera de recibirlos]]""",
     },
     "fair_competition": {
-        "problem": """{feastday} [se celebraba|tenía lugar|comenzaba|llegaba] {contest}, y {P} se [apuntaron|inscribieron|prepararon]. [El premio era|Se ganaba|El ganador recibiría|Había de premio]
+        "problem": """{feastday} [se celebraba|tenía lugar|comenzaba|llegaba] {contest}, y {P} se [apuntaron|inscribieron|prepararon]. [El premio era|Se ganaba|El ganador recibiría|Como premio había]
             {O=prize.un} {state@O}. [Nadie entrenaba tanto|Llevaban semanas preparándose|L{P.os} dos soñaban con ganar],
             y {folk} [presidía el jurado|vigilaba las reglas|contaba los puntos].""",
         "proposal": """<dialogue:¶—[Que gane quien lo haga mejor|Prometamos jugar limpio|Nada de trampas|Mucha suerte]

@@ -166,7 +166,7 @@ def _add_opening(g: Grammar) -> None:
 
 
 def _add_talk(g: Grammar) -> None:
-    g.rule("said", "[2*dijo|propuso|sugirió|murmuró|exclamó|comentó|susurró|anunció|insistió]")
+    g.rule("said", "[2*dijo|propuso|sugirió|murmuró|exclamó|comentó|susurró|empezó]")
     g.rule("replied", "[respondió|contestó|dijo|repuso|admitió|suspiró|murmuró|exclamó|reconoció]")
     g.rule("tag", "<#105:[1*|3*, {gesture}]>")
     g.rule(
