@@ -307,7 +307,10 @@ def _convert_scalar(kind: Any, value: Any, path: str, problems: list[str]) -> An
         parsed = _parse(kind, value)
         return _refuse(kind, str(value), path, problems) if parsed is None else parsed
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return _refuse(kind, value, path, problems)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         return _refuse(kind, value, path, problems)
     return value

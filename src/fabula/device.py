@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fabula.errors import MachineError
+from fabula.errors import InputError, MachineError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +55,8 @@ def choose(name: str = "auto", threads: int = 0) -> Device:
     if name == "auto":
         name, reason = _best(torch)
     else:
+        if name not in ("cpu", "cuda", "mps"):
+            raise InputError(f'unknown device "{name}": {nearest(name, ("auto", "cpu", "cuda", "mps"))}')
         reason = "asked for"
         missing = (name == "cuda" and not torch.cuda.is_available()) or (
             name == "mps" and not torch.backends.mps.is_available()

@@ -79,6 +79,10 @@ class LanguageModel:
             raise PromptError(
                 f"{len(row):,} ids: the model reads between 1 and {self.model.config.context_length:,} at once"
             )
+        vocab_size = self.model.config.vocab_size
+        outside = next((i for i in row if not 0 <= i < vocab_size), None)
+        if outside is not None:
+            raise PromptError(f"id {outside} is outside the vocabulary of {vocab_size:,}")
         out: Tensor = self.model(torch.tensor([row], device=self.device.torch))[0]
         return out
 

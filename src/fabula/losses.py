@@ -28,6 +28,9 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, bias: 
 
     hidden (n, D), weight (V, D), targets (n), bias (V) or None; returns a float32 scalar.
     """
+    if not torch.is_grad_enabled():
+        # A Function is told of requires_grad, not of no_grad: without this, gradients nobody asked for would be made.
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     total: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, bias)  # type: ignore[no-untyped-call]
     return total
 
@@ -77,7 +80,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if bias is not None:
                 logits += bias
             counted = answers != IGNORE
-            safe = answers.clamp_min(0).unsqueeze(1)
+            safe = answers.masked_fill(~counted, 0).unsqueeze(1)
             peak = logits.amax(dim=1, keepdim=True)
             chosen = logits.gather(1, safe) - peak
             probabilities = logits.sub_(peak).exp_()
@@ -104,6 +107,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         scale = grad_outputs[0]
+        if ctx.gradients is None:
+            raise RuntimeError("linear_cross_entropy was differentiated twice: its gradients are kept for one backward")
         grad_hidden, grad_weight, grad_bias = ctx.gradients
         ctx.gradients = None
         return (

@@ -67,11 +67,17 @@ class _Stages:
     def is_done(self, stage: str, key: str) -> bool:
         return bool(self.done.get(stage, {}).get("key") == key)
 
-    def record(self, stage: str, key: str, seconds: float, detail: str, skipped: bool = False) -> None:
-        self.rows.append({"stage": stage, "seconds": seconds, "skipped": skipped, "detail": detail})
-        if not skipped:
-            self.done[stage] = {"key": key, "seconds": seconds}
-            storage.write_json(self.folder.stages, self.done)
+    def record(self, stage: str, key: str, seconds: float, detail: str) -> None:
+        """A stage was done now."""
+        self.rows.append({"stage": stage, "seconds": seconds, "skipped": False, "detail": detail})
+        self.done[stage] = {"key": key, "seconds": seconds}
+        storage.write_json(self.folder.stages, self.done)
+
+    def skip(self, stage: str, detail: str) -> None:
+        """A stage is up to date; its time is the one it took when it was done."""
+        self.rows.append(
+            {"stage": stage, "seconds": self.done[stage]["seconds"], "skipped": True, "detail": detail}
+        )
 
 
 class _Logged:
@@ -199,6 +205,9 @@ class _Pipeline:
         storage.sweep(self.folder.root)
         tokenizer = Tokenizer.load(self.folder.tokenizer)
         shards = Shards(self.folder.data)
+        for stage, detail in (("tokenizer", f"{tokenizer.vocab_size:,} tokens"), ("data", _tokens(shards))):
+            if stage in self.stages.done:
+                self.stages.skip(stage, detail)
         preset, model = recipe.model_config(self.recipe, tokenizer.vocab_size)
         return self._train_and_after(preset, model, tokenizer, shards, None)
 
@@ -208,7 +217,7 @@ class _Pipeline:
         )
         if self.stages.is_done("tokenizer", key) and self._verified(self.folder.tokenizer):
             tokenizer = Tokenizer.load(self.folder.tokenizer)
-            self.stages.record("tokenizer", key, 0.0, f"{tokenizer.vocab_size:,} tokens", skipped=True)
+            self.stages.skip("tokenizer", f"{tokenizer.vocab_size:,} tokens")
             return tokenizer
         self._refuse_to_replace("the tokenizer")
         started = time.monotonic()
@@ -243,7 +252,7 @@ class _Pipeline:
         )
         if self.stages.is_done("data", key) and self._verified(self.folder.data):
             shards = Shards(self.folder.data)
-            self.stages.record("data", key, 0.0, _tokens(shards), skipped=True)
+            self.stages.skip("data", _tokens(shards))
             return shards
         self._refuse_to_replace("the data")
         started = time.monotonic()
@@ -285,7 +294,7 @@ class _Pipeline:
             before = storage.read_json(self.folder.summary) if self.folder.summary.exists() else {}
             self.summary["train"] = before.get("train", {})
             self.summary["environment"] = newest.manifest["environment"]
-            self.stages.record("train", key, 0.0, f"{newest.step:,} steps", skipped=True)
+            self.stages.skip("train", f"{newest.step:,} steps")
             samples = [r for r in storage.read_json_lines(self.folder.samples) if r["step"] == newest.step]
         else:
             samples = self._train(preset, model, tokenizer, shards, key, inputs)
@@ -344,7 +353,7 @@ class _Pipeline:
         )
         if self.stages.is_done("evaluate", key) and self.folder.evaluation.exists():
             known: Data = storage.read_json(self.folder.evaluation)
-            self.stages.record("evaluate", key, 0.0, _bits(known), skipped=True)
+            self.stages.skip("evaluate", _bits(known))
             return known
         started = time.monotonic()
         device = choose(self.recipe.train.device, self.recipe.train.threads)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fabula.config import Data
 from fabula.data.batch import Batch
 from fabula.device import Device
+from fabula.errors import InputError
 from fabula.losses import IGNORE, token_nll
 from fabula.model.decoder import Decoder
 
@@ -95,7 +96,7 @@ def score_rows(
                 nats = token_nll(
                     hidden.flatten(0, 1), model.head_weight.to(hidden.dtype), moved.targets.flatten(), model.head_bias
                 )
-            total += Score(float(nats.double().sum()), batch.n_targets, n_bytes)
+            total += Score(float(nats.cpu().double().sum()), batch.n_targets, n_bytes)
             if each is not None:
                 each(batch.tokens.shape[0])
     finally:
@@ -119,7 +120,7 @@ def score_documents(
     context = model.config.context_length
     step = max(1, context // 2) if stride is None else stride
     if not 1 <= step <= context:
-        raise ValueError(f"stride={step} must be between 1 and the context length {context}")
+        raise InputError(f"stride={step} must be between 1 and the context length {context}")
     total = Score()
     waiting: list[tuple[list[int], int]] = []
 
@@ -189,4 +190,4 @@ def _score_windows(
             )
     finally:
         model.train(was_training)
-    return float(nats.double().sum()), sum(scored for _, scored in rows)
+    return float(nats.cpu().double().sum()), sum(scored for _, scored in rows)

@@ -20,7 +20,9 @@ def choose(logits: Tensor, seen: Sequence[int], sampling: Sampling, generator: t
         logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
     if sampling.temperature == 0.0:
         return int(logits.argmax())
-    logits = logits / sampling.temperature
+    logits, cold = logits / sampling.temperature, logits
+    if not logits.max().isfinite():
+        return int(cold.argmax())  # so close to 0 that the division overflows: greedy
     if sampling.top_k:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p < 1.0:
@@ -49,6 +51,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     probability = ordered.softmax(dim=-1)
     # A token is out when those before it already reach p; the first never is.
     out = probability.cumsum(dim=-1) - probability >= p
+    out[0] = False  # a p below the smallest float32 is 0 there
     return torch.empty_like(logits).index_copy(0, index, ordered.masked_fill(out, float("-inf")))
 
 

@@ -34,10 +34,11 @@ class TextStream:
         return self._release(final=True)
 
     def _release(self, final: bool) -> str:
-        places = [place for place in (self._held.find(s) for s in self._stops) if place >= 0]
-        if places:
+        # The stop that is complete first, whatever the pieces are that the text arrives in.
+        ends = [(place + len(s), place) for s in self._stops if (place := self._held.find(s)) >= 0]
+        if ends:
             self.stopped = True
-            text, self._held = self._held[: min(places)], ""
+            text, self._held = self._held[: min(ends)[1]], ""
             return text
         keep = 0 if final else self._possible_stop()
         text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]

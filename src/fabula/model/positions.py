@@ -122,16 +122,14 @@ class Rope(PositionConfig):
 
 
 class RopePosition(Position):
-    frequency: Tensor
-
     def __init__(self, head_dim: int, theta: float) -> None:
         super().__init__()
-        # Kept out of the state dict: it follows from the configuration, and a cast of the weights must not touch it.
-        exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-        self.register_buffer("frequency", theta**-exponent, persistent=False)
+        self.head_dim, self.theta = head_dim, theta
 
     def tables(self, positions: Tensor) -> Tables | None:
-        angle = positions.unsqueeze(-1).float() * self.frequency.float()
+        # Computed anew and not kept in a buffer: a cast of the model (`model.bfloat16()`) would round the frequencies.
+        exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=positions.device) / self.head_dim
+        angle = positions.unsqueeze(-1).float() * self.theta**-exponent
         cosine, sine = angle.cos().unsqueeze(2), angle.sin().unsqueeze(2)
         return torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)
 

@@ -192,7 +192,7 @@ class Quantity:
 
 
 QUANTITIES = (
-    Quantity("lr", "Learning rate", "", wording.ratio),
+    Quantity("lr", "Learning rate", "share of its peak", wording.ratio),
     Quantity("grad_norm", "Gradient norm", "", wording.ratio),
     Quantity("tokens_per_second", "Speed", "tokens per second", wording.count),
 )

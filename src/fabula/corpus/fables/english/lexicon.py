@@ -195,9 +195,9 @@ ivy-covered, leafless, charred, silvery, friendly, split, venerable, bushy, moss
 """
 
 GLAD = """
-2*happy, content, relieved, satisfied, thrilled, radiant, grateful, proud, cheered, delighted, overjoyed, smiling, moved, blissful,
-amazed, enchanted, jubilant, wonderstruck, comforted, pleased, elated, beaming, dazzled, joyful, touched, rejuvenated, hopeful,
-triumphant, refreshed, speechless, ecstatic, light-hearted, glowing, exhilarated, merry, reassured
+2*happy, content, relieved, satisfied, thrilled, radiant, grateful, proud, delighted, overjoyed, moved, blissful,
+amazed, enchanted, jubilant, wonderstruck, comforted, pleased, elated, dazzled, joyful, touched, rejuvenated, hopeful,
+triumphant, refreshed, ecstatic, light-hearted, exhilarated, merry, reassured
 """
 
 SAD = """
@@ -253,10 +253,10 @@ respectfully, with much tact, good-humouredly, lightly, with enthusiasm
 
 # Said to agree, before a comma.
 ACCEPTS = """
-2*Agreed, Sounds good to me, It is a deal, Let us do that, Good idea, Fine by me, Let us try, I accept, With pleasure, Why not,
+2*Agreed, Sounds good to me, It is a deal, Let us do that, Good idea, Fine by me, Let us try, I accept, With pleasure,
 Count me in, You have convinced me, Of course, Go ahead, Well said, I like the idea, No sooner said than done, You are right,
 Say no more, Word of honour, All right, So be it, I cannot refuse, What a grand idea, With my eyes closed, That seems fair,
-I have nothing against it, Certainly, With you I would, No problem, Let us start now, I am with you, High time, Perfect, Very well,
+I have nothing against it, Certainly, No problem, Let us start now, I am with you, High time, Perfect, Very well,
 As you wish, Gladly, Done
 """
 
@@ -266,7 +266,7 @@ That is not fair, You always want to be in charge, Do not count on me, You never
 You understand nothing, We shall get nowhere like this, What a cheek, This is the last straw, Stop giving me orders,
 I know better than you, Always the same story, Not in your dreams, By no means, What a way to do things, You have no idea,
 Ask first and talk later, You are impossible, I was here first, Leave me alone, No way, Do not shout at me, How dare you,
-I have had enough, What nonsense, My patience is over, You are not the centre of the world, Think a little, Says who, I refuse,
+I have had enough, What nonsense, My patience is over, You are not the centre of the world, Think a little, I refuse,
 This makes no sense, Do not make me laugh, Stop bossing me about, You will never change, Be quiet for once, That is a lie,
 I will do it my way, Not one step further, Get out of the way, You always have excuses, Nobody asked you, How rude,
 Look who is talking, I am right, You do not believe that yourself, I cannot stand you
@@ -317,7 +317,7 @@ cardigan, dressing gown, mask
 """
 
 FOODS = """
-bread and honey, pumpkin soup, roast chestnuts, fresh cheese, oat pancakes, berry salad, apple sauce, cinnamon buns, rice pudding,
+honey bread, pumpkin soup, roast chestnuts, fresh cheese, oat pancakes, berry salad, apple sauce, cinnamon buns, rice pudding,
 tender carrots, figs, wild blackberries, pasties, toasted almonds, leek soup, doughnuts, grilled mushrooms, porridge,
 roast peppers, custard, quince jelly, onion soup, baked potatoes, woodland truffles, apple pie, sweetcorn, ripe plums,
 wafers, marzipan, chard stew, sweet peas, fresh grapes, French toast, tomato soup, roast chickpeas, sweet potatoes, walnut bread,
@@ -325,7 +325,7 @@ ginger biscuits, raspberry jam, cheesecake, dates, fried artichokes, cold waterm
 almond sponge, lentil stew, tomatoes on toast, peaches in syrup, polenta, broad beans, mushroom pasties, vegetable broth, fig jam,
 raisin bread, chestnut cream, croquettes, pea soup, beans in tomato sauce, smoked cheese, honey yoghurt, toasted hazelnuts,
 tea cakes, cream cheese, spinach omelette, sweet beetroot, minty melon, garlic soup, cornbread, blueberries, baked apples,
-stuffed turnips, crumpets, nougat, shortbread, cauliflower cheese, orange salad, courgette fritters, raspberries and cream,
+stuffed turnips, crumpets, nougat, shortbread, cauliflower cheese, orange salad, courgette fritters, raspberry cream,
 pears in wine, peppermints, ratatouille, couscous, lemon ice, muffins, noodle soup, radishes, scones, treacle tart, barley soup
 """
 
@@ -349,6 +349,27 @@ the strum of a lute, a ploughman's song
 LIGHTS = """
 golden, soft, clear, clean, white, warm, silvery, rosy, cheerful, trembling, milky, old and yellow, delicate, pale, reddish,
 honey-coloured, greenish, lazy, perfect, pearly, amber, bluish
+"""
+
+# Sayings, for walls and grandmothers.
+SAYINGS = """
+who goes alone comes late, two threads make a knot, haste trips over its own feet, nobody rows with a single oar,
+two can undo any knot, one hand washes the other, hurry breaks the jug, who sows the wind reaps the storm,
+who asks most learns most, the patient drop opens the stone, one bee makes no honey, pride dines alone, a loose rope ties nothing,
+where two can eat so can three, who shouts much hears little, a bridge needs two banks, shared water tastes better,
+straw and mud make a nest, no cart runs on one wheel, who lends can rest, a small key opens a big door, to every door its neighbour,
+the short road deceives, who hugs does not squeeze, salt alone feeds nobody, a boat for two will not sink
+"""
+
+# Morals that suit every set-up: clauses for "that ...".
+MAXIMS = """
+nobody is as strong as two who understand each other, friendship needs watering every day, good things grow when they are shared,
+a kind word opens many doors, long roads are walked in company, helping can be learned, selfishness has short legs,
+trust is earned drop by drop, a friend is better than a treasure, thinking of others never costs too much,
+whoever listens learns and whoever learns gets better, good deals make good neighbours, patience bears sweet fruit,
+nobody is above anybody else, a small gesture can change a whole day, pride weighs more than a stone, shared joy is double,
+each of us reaps what we sow, saying sorry makes nobody smaller, truth walks slowly but arrives, among many the load is a feather,
+life takes many turns, whoever looks after others is looked after, what is done with love will last
 """
 
 NEIGHBOURS = """

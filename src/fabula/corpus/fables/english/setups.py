@@ -53,12 +53,12 @@ SETUPS: dict[str, dict[str, str]] = {
             [Then they changed places|Then it was {A.whose} turn|Later they swapped][, and {B} waited without complaint
             |, and it was {B} who kept count|].<#140: [No turn was longer than another|Nobody cheated
             |The hours went by like this|There was not one complaint].>""",
-        "good": """{later}, both had played for just as long and [went home|returned home|said goodbye] {glad_P}[, talking of the next day
+        "good": """{later}, both had played for just as long and [went home|returned home|said goodbye], {glad_P}[, talking of the next day
             |, smelling of {smell}|, with red cheeks|].<#165: {^O} [never had an owner|belonged to whoever wished to play
             |slept that night in {abode}|stood ready for the morning].>""",
         "bad": """[But|However,|Sadly,|Alas,|Even so,] on the last turn {B} would not let go. {^A} pulled [one way|in a rage|hard],
             {B} pulled [the other way|harder], and {O} [broke|split|fell to pieces]. [Nobody played again
-            |The games were over|They went home without a word], {sad} and {sad}.""",
+            |The games were over|There were no more turns], and they [left|went home|parted], {sad} and {sad}.""",
         "moral": """[knowing how to wait [is also playing|shortens the road|is half a victory]
             |whoever respects [another's turn|the turn of others] [enjoys a better one|never goes without]
             |what will not fit in two hands [at once can be shared by turns|can still take turns]
@@ -67,7 +67,7 @@ SETUPS: dict[str, dict[str, str]] = {
     },
     "complementary_skills": {
         "problem": """{when}, {they} [resolved|decided|wanted|set out] to {T=task}[ for {feast}|].
-            {^A} only [knew how|was able] to {T.knack_a}; {B}, [however|on the other hand], only to {T.knack_b}.
+            {^A} [only knew|had only learned] how to {T.knack_a}; {B}, [however|on the other hand], only how to {T.knack_b}.
             [Separately they would not get far|Neither could do it alone|Each lacked one half
             |Neither could do the other's part].""",
         "proposal": """<dialogue:¶"[What I lack, you have|Each will do what each does best
@@ -80,13 +80,13 @@ SETUPS: dict[str, dict[str, str]] = {
             [Meanwhile|In the meantime|For {A.his} part|At the same time], {A} {T.a}{how}. {T.done}.""",
         "good": """[{Folk} asked whose work it was, and they [answered|replied] at the same time, {glad_P}
             |{later} they dined on {meal} and [went over|celebrated] every detail, {glad_P}
-            |Never had {A} and {B} felt so {glad_P}
+            |Never had {A} and {B} felt so [happy|proud|content|strong|useful|alive]
             |{later}, they [shared|enjoyed] {meal} with {folk}, {glad_P}].""",
         "bad": """[But|However,|Sadly,|Alas,|Even so,] {B} told [everyone in the square|the whole world|every passer-by] that
             [all the credit was {B.his}|{B.he} had done it alone|nobody had helped]. {^A} [left|went away|walked off], {sad},
             and the next piece of work [was left half done|was never begun|went wrong].""",
         "moral": """[where [one skill|one talent] falls short, two will reach
-            |nobody knows everything, but [together|two heads] know [much|more]
+            |nobody knows everything, but [together we|two heads] know [much|more]
             |what you lack [may be what your neighbour has to spare|your neighbour may have]
             |differences [add up when they join|are tools]
             |two halves well joined [make a whole|are worth three]]""",
@@ -104,7 +104,7 @@ SETUPS: dict[str, dict[str, str]] = {
             |{^B} [examined|tried|weighed] {O}{carefully}; {A} [checked|turned over] {Q}{carefully}.
             {later}, {O} was already {B.whose} and {Q} was {A.whose}].""",
         "good": """[{later}, {A} tried out {Q}, {glad}, and {B} would not part with {O}
-            |A [month|year] later they were still so {glad_P} with the swap that they drank a toast with {folk}
+            |A [month|year] later they were still so [happy|pleased|content|delighted] with the swap that they drank a toast with {folk}
             |{Folk} wished to do the same, and soon there was a [merry|small|lively|famous] swap market there].""",
         "bad": """[But|However,|Sadly,|Alas,|Even so,] {Q} [was about to break|had a hidden flaw|was good for nothing], and {B} had
             kept it quiet. {^A} complained, {angry}, and {B} shrugged.
@@ -144,7 +144,7 @@ SETUPS: dict[str, dict[str, str]] = {
             {look_goods_Q}.""",
         "proposal": """<dialogue:¶"[Not that|We misunderstood each other|It was my fault|What a muddle]," {said} {A}{tag}.
             "[I will explain it better|Let me start again|I will speak more slowly|Listen carefully]: I need {O.a}."
-            ¶"[Now I see!|I repeat: {O.a}.|{^O.a}? You should have said so!|Well, well!|Of course!]"
+            ¶"[Now I see!|I repeat: {O.a}!|{^O.a}? You should have said so!|Well, well!|Of course!]"
             [answered|replied|said|cried] {B}{tag}.
             | {^A} explained again, this time [slowly|with gestures|with a drawing], that {A.he} needed {O.a}, and {B}
             [repeated the request|asked questions] to [be sure|avoid confusion].>""",
@@ -163,13 +163,13 @@ SETUPS: dict[str, dict[str, str]] = {
             |nobody can guess what [is not said|is kept quiet]]""",
     },
     "altruism": {
-        "problem": """{when}, {B} lost {B.his} {O=goods.n}[ in a storm| in the river| on the road|] and [did not know what to do
+        "problem": """{when}, {B} lost {B.his} {O=goods.n}[ at the market| in the river| on the road|] and [did not know what to do
             |trembled with grief|wept {under} {atree}|could not go on|sat down to cry].
             {^A} had {look_again}, [but only one|the only one in the house|and was very fond of it].""",
         "proposal": """<dialogue:¶"[Take mine|Have mine|Here, take this one]: [it is a present|you can keep it
             |you need it more than I do]," {said} {A}{tag}.
             ¶"[And what will you do?|Will you not need it?|How can I ever thank you?|Do you mean it?|What a heart you have!]"
-            [said|whispered|stammered|murmured] {B}, {glad}.
+            [said|whispered|stammered|murmured] {B}, [touched|moved|amazed|grateful|wide-eyed].
             ¶"[I shall manage|That does not matter now|I have a warm house|One day you will help me]."
             | {^A} [thought for a moment|hardly hesitated|looked at the sky and sighed]: {B.whose} sorrow
             [worried|hurt] {A.him} more than being left with nothing.>""",
@@ -194,7 +194,7 @@ SETUPS: dict[str, dict[str, str]] = {
             [insisted|swore|said] that it was [theirs alone|a family treasure|the one lost last year].
             {^A} pulled [one way and {B} the other|to the right and {B} to the left], {angry} and {angry}.""",
         "proposal": """<dialogue:¶"[Let us find someone to listen|Let an outsider decide|We need a judge
-            |This will settle nothing]," {said} {A}{tag}.{yes}
+            |Let us ask for advice]," {said} {A}{tag}.{yes}
             | [Tired of|Weary of|Hoarse from] quarrelling, they [decided|agreed] to ask for advice.>""",
         "deed": """{Folk} [listened first to {A} and then to {B}|let first {A} and then {B} speak]{carefully}.
             <#140:{^A} wanted {O} to {purpose}; {B}, to {purpose}. >They [agreed|decided|settled] that {O} would be {A.whose}
@@ -218,7 +218,7 @@ SETUPS: dict[str, dict[str, str]] = {
             |Each worked in a different way|Each undid what the other did|They kept bumping into each other],
             and {later_low} everything [had collapsed|had gone wrong|was a disaster].""",
         "proposal": """<dialogue:¶"[We worked hard and badly|We made a mistake somewhere|It is not enough to be willing
-            |How clumsy we have been]," {said} {A}, {sad}.
+            |How clumsy we have been]," [said|sighed|admitted|murmured|confessed] {A}, {sad}.
             ¶"[We had no plan|We did not listen|We wanted to do the same thing|Each went a separate way],"
             {replied} {B}{tag}. "[I will {T.knack_b}|Let us start again|Let us share out the work
             |Let us try another way]."
@@ -243,13 +243,13 @@ SETUPS: dict[str, dict[str, str]] = {
         "problem": """{when}, {A} and [some other animals|the neighbours|half the village|{folk}] [set out|began] to {T=task}.
             {^B} [would not help|refused to lift a finger|lay down {under} {atree}]:
             {B.he} [preferred to sleep|felt far too important|was too lazy|wanted to eat {food}].""",
-        "proposal": """<dialogue:¶"[Will you not help us?|We could use another pair of hands.|If you help, we shall finish sooner.
+        "proposal": """<dialogue:¶"[Will you not help us?|We could use another pair of hands,|If you help, we shall finish sooner,
             |Will you lend a hand?]" {said} {A}{tag}.
             ¶"[Let the others work|I do not care to get tired|You will do it without me|That is none of my business|Tomorrow, perhaps],"
             [yawned|answered|grumbled|growled] {B}{tag}.
             | {^A} asked for help [twice|three times|several times], but [{B} pretended not to hear
             |{B} always had an excuse|it was in vain].>""",
-        "deed": """[So|And so|That is why] {A} {T.a}{how}, and {folk} came to {T.knack_b}.
+        "deed": """[So|And so|That is why] {A} {T.a}{how}, and {folk} [came|helped|offered] to {T.knack_b}.
             {T.done}, and {B} [was dying of envy|watched from afar|had nothing to celebrate|gritted {B.his} teeth].""",
         "good": """{later}, {B} came up, {sad}, and [apologised|asked if {B.he} could still help].
             They [gave {B.him} a broom|made room for {B.him}|offered {B.him} {meal}], and [ever since|from that day on] it was {B}
@@ -283,7 +283,7 @@ SETUPS: dict[str, dict[str, str]] = {
             |some prizes fit in one hand only, [and some friendships fit in two|but friendship is not one of them]
             |whoever loses gracefully [keeps the best part|never loses everything]
             |winning gives no right to [boast|forget the loser]
-            |luck hands out the prizes, and each of us [the dignity|the way to take them]]""",
+            |luck hands out the prizes, but [dignity|grace|courage] is our own]""",
     },
     "fair_competition": {
         "problem": """{feastday} [it was time for|came|everyone gathered for] {contest}, and {both} [signed up|put their names down|got ready].
@@ -297,9 +297,9 @@ SETUPS: dict[str, dict[str, str]] = {
         "deed": """[During the contest|In the thick of it|Halfway through], {B} [felt dizzy|ran out of strength
             |felt unwell|began to tremble], and {A}, [instead of taking advantage|though {A.he} was ahead
             |who could have gained by it], [stopped to help|waited for {B.him} to recover|asked for a pause].
-            [Then|Afterwards] they [went on|continued|carried on], {pace}. [By a whisker|By a hair's breadth|By very little|In the end],
+            [Then|Afterwards] they [went on|continued|carried on], {manner}. [By a whisker|By a hair's breadth|By very little|In the end],
             {B} [won|triumphed|came first].""",
-        "good": """[{^B} [split the applause in two|climbed the podium with {A}|raised {A.whose} hand], and they [ended|finished]
+        "good": """[{^B} [split the applause in two|climbed the podium with {A}|raised {A.whose} hand], and both were
             {glad_P}
             |{^A} was the first to congratulate {B}, {glad}, and they [dined|feasted] on {meal}
             |The audience [cheered for both|rose to its feet], and {A} smiled, {glad}].""",

@@ -88,38 +88,38 @@ the storytelling contest, the relay race, the scarecrow contest
 
 # sign is told at the beginning; good and bad fulfil it at the end.
 OMENS: tuple[tuple[str, str, str], ...] = (
-    ("[Far away|Very far off|Over the mountains], a [grey|dark|brown] cloud was growing [slowly|in silence|like a suspicion].",
+    ("[Far away|Very far off|Over the mountains], a [grey|dark|brown|black] cloud shaped like {goods.a} was growing [slowly|in silence|like a suspicion].",
      "Then that cloud [burst|broke] at last, and they sheltered under the same [umbrella|roof|awning].",
      "To make matters worse, that cloud [burst|broke], and each of them got wet alone."),
-    ("The night before, {A} had dreamed of [a rope with two ends|an unfinished bridge|two boats tied together|a table with two chairs].",
+    ("The night before, {A} had dreamed of {toy.a} and {goods.a} [that talked|that flew"
+     "|at the bottom of the sea|on a cloud|under the snow|that danced].",
      "{^A} remembered the dream [then|all at once] and [understood it at last|knew what it had meant].",
      "{^A} remembered the dream, but [understood it too late|it was no use now]."),
-    ("A jackdaw flew over [twice|three times|four times], as if to [warn them of something|tell them a secret].",
+    ("A jackdaw with {garment.a} in its beak flew over [twice|three times|four times], as if to [warn them of something|tell them a secret].",
      "The jackdaw flew over again, and this time it [seemed to laugh|sang|turned a somersault].",
      "The jackdaw flew over again, [without a sound|and its cry was sad]."),
-    ("On [a wall|a door|a bench] someone had written: \"[Who goes alone comes late|Two threads make a knot|"
-     "Haste trips over its own feet|Nobody rows with a single oar].\" Nobody paid attention.",
-     "[Only then|On the way home] did they understand those written words.",
+    ("On [a wall|a door|a bench] someone had written: \"{^saying}.\" "
+     "Nobody paid attention.",
+     "[Only then did they understand|On the way home they understood] those written words.",
      "[Too late|When nothing could be done], they understood those written words."),
-    ("A [white|grey|golden] feather fell between them, and [nobody picked it up|nobody noticed it].",
+    ("{^colour.a} feather fell between them, and [nobody picked it up|nobody noticed it].",
      "Before leaving, they picked up that feather [together|from the ground] and kept it.",
      "That feather still lay on the ground, and [the wind|a gust|the rain] carried it off."),
-    ("{^A.whose} grandmother always [said|repeated|warned] that [two can undo any knot|one hand washes the other|"
-     "hurry breaks the jug|who sows the wind reaps the storm].",
+    ("{^A.whose} grandmother always [said|repeated|warned] that {saying}.",
      "How right {A.whose} grandmother [was|had been]!",
      "{^A} remembered [that grandmother|the words of that grandmother] too late."),
     ("A [distant|faraway|muffled] clap of thunder [rumbled|growled|rolled] [behind the hills|on the horizon], but nobody listened.",
      "The thunder was heard again, but now it [frightened nobody|had lost its teeth].",
      "The thunder was heard again, [this time very close|now right overhead]."),
-    ("On the ground, two beetles were pushing the same little ball in [opposite directions|contrary directions].",
+    ("On the ground, two beetles were pushing [the same little ball|a crumb|a pea|an acorn|the same button] in [opposite directions|contrary directions].",
      "[Even the two beetles|The two beetles, too,] were now pushing the same way.",
      "[The two beetles were still there|On the ground were the two beetles], each pushing its own way."),
-    ("In a window, a candle [went out|flickered|smoked] though [there was no wind|nobody had blown on it].",
+    ("In a window, {colour.a} candle [went out|flickered|smoked] though [there was no wind|nobody had blown on it].",
      "And the candle in the window [lit up again|burned again], as if it [were smiling|had waited for that moment].",
      "The candle in the window [stayed dark|never shone again]."),
-    ("{^A} had lost [a button|a coin|a little bell] on leaving home, and that [brings|announces] surprises.",
-     "After all, what {A} lost on leaving home [had brought good luck|was not missed at all].",
-     "What {A} lost on leaving home was [the least of it|not the only loss of that day]."),
+    ("{^A} had dropped {goods.a} in a puddle on leaving home, and that [brings|announces] surprises.",
+     "After all, what {A} dropped on leaving home [had brought good luck|was not missed at all].",
+     "What {A} dropped on leaving home was [the least of it|not the only loss of that day]."),
 )  # fmt: skip
 
 

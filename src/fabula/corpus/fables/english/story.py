@@ -42,6 +42,8 @@ PHRASES = {
     "errand": lex.ERRANDS,
     "purpose": lex.PURPOSES,
     "shout": lex.SHOUTS,
+    "saying": lex.SAYINGS,
+    "maxim": lex.MAXIMS,
     "food": lex.FOODS,
     "smell": lex.SMELLS,
     "sound": lex.SOUNDS,
@@ -61,13 +63,13 @@ def grammar() -> Grammar:
     _add_moral(g)
     g.rule(
         "fable",
-        "{opening}<#22:{relation}>{?foreshadowing}<foreshadowing: {M=omen.sign}><#38:{colour}>"
+        "{opening}<#19:{relation}>{?foreshadowing}<foreshadowing: {M=omen.sign}><#36:{colour}>"
         "¶{S=setup.problem}{?dialogue}{?conflict}<conflict:<#84:{quarrel}|{spat}>>{S.proposal}"
         "¶{S.deed}"
         "¶{?bad_ending}<bad_ending:{S.bad}|{S.good}>"
         "<foreshadowing:<#201: <bad_ending:{M.bad}|{M.good}>>>"
         "<#172:{?twist}<twist: <bad_ending:{sad_twist}|{glad_twist}>>>"
-        "<#176:<bad_ending:{sad_crowd}|{glad_crowd}>>"
+        "<#173:<bad_ending:{sad_crowd}|{glad_crowd}>>"
         "<#191:{?moral}<moral:¶{moral}>>",
     )
     return g
@@ -88,8 +90,9 @@ def _add_words(g: Grammar) -> None:
         g.phrases(name, source)
     g.words("male", lex.names(lex.MALE, "m"))
     g.words("female", lex.names(lex.FEMALE, "f"))
-    g.rule("folk", "the {trait} {neighbour.n}")
-    g.rule("Folk", "The {trait} {neighbour.n}")
+    g.rule("first_name", "[2*|2* {male}|2* {female}]")
+    g.rule("folk", "the {trait} {neighbour.n}{first_name}")
+    g.rule("Folk", "The {trait} {neighbour.n}{first_name}")
     g.rule("atree", "{tree_look.a} {tree.n}")
     # A thing seen for the first time, and another of the same name.
     for kind, thing in (("toy", "O"), ("goods", "O"), ("goods", "Q")):
@@ -102,14 +105,14 @@ def _add_words(g: Grammar) -> None:
     g.rule("how", "<#125:, {manner}>")
     g.rule("carefully", "<#125:, {care}>")
     g.rule("under", "[2*under|next to|at the foot of|near|in the shade of]")
-    g.rule("meal", "{food}<#180:[1*|4* with {food}]>")
+    g.rule("meal", "{food}<#180:[1*|4* and {food}]>")
     g.rule("glad_P", "{glad}<#180:[2*| and {glad}]>")
     g.rule("later", "{^moment}")
     g.rule("later_low", "{moment}")
 
 
 def _add_opening(g: Grammar) -> None:
-    g.rule("clothes", "<#16:[1*|3* [in|wearing] {colour.a} {garment.n}]>")
+    g.rule("clothes", "<#14:[1*|3* [in|wearing] {colour.a} {garment.n}]>")
     # The first character decides whether both bear names; the second only follows.
     g.rule(
         "hero",
@@ -128,7 +131,7 @@ def _add_opening(g: Grammar) -> None:
         "3*Once upon a time, {L=place}, there lived {cast}.",
         "2*[A long time ago|Many years ago|Long ago|Not so many years ago], {cast} [lived|dwelt|had their home] {L=place}.",
         "2*{^L=place} there [lived|dwelt] {cast}.",
-        """2*[The oldest folk|Grandmothers|Wanderers|Sailors] [say|tell|remember|claim] that {cast} [lived|had their home]
+        """2*[The oldest folk|Grandmothers|Wanderers|Sailors] [say|swear|remember|claim] that {cast} [lived|had their home]
         {L=place}.""",
         "3*{+day}{daytime}, {L=place}, {hero} [met|ran into] {friend}.",
         "This story [took place|happened] {L=place}, where {cast} lived.",
@@ -168,7 +171,7 @@ def _add_opening(g: Grammar) -> None:
     g.rule(
         "feastday",
         """<day:[That same afternoon|That very day|At midday|Soon afterwards]
-        |[{daytime}|Every year|On Midsummer Day|At the autumn fair|That week]>""",
+        |[{daytime}|One festive day|On Midsummer Day|At the autumn fair|That week]>""",
     )
 
 
@@ -178,7 +181,7 @@ def _add_talk(g: Grammar) -> None:
     g.rule("tag", "<#105:[1*|3* {gesture}]>")
     g.rule(
         "calm",
-        """[There was|There followed|There came] a [long|awkward|heavy|deep] silence, until {A}
+        """[There was|There followed|There came] [a long|an awkward|a heavy|a deep] silence, until {A}
         [took a deep breath|spoke more softly|counted to ten|drank some water|scratched {A.his} head|said sorry]""",
         """[In the end|After a while|After much noise], {A}
         [took a deep breath|spoke more softly|called for calm|sat down|said sorry]""",
@@ -198,7 +201,7 @@ def _add_talk(g: Grammar) -> None:
         """<dialogue:¶"{shout}!" [shouted|protested|snorted|exclaimed] {B}.
         | There were [shouts|reproaches|sour faces|shoves].>""",
     )
-    g.rule("yes", '¶"{accept}," [replied|answered|said|agreed|nodded] {B}<#105:[2*|3* {gesture}|2*, {glad}]>.')
+    g.rule("yes", '¶"{accept}," [replied|answered|said|agreed] {B}<#105:[2*|3* {gesture}|2*, {glad}]>.')
     g.rule(
         "yes_told",
         " {^B} [accepted|said yes|agreed] [at once|willingly|after some thought|without hesitation|with relief].",
@@ -209,7 +212,7 @@ def _add_twists(g: Grammar) -> None:
     g.rule(
         "glad_crowd",
         "3* [It was celebrated|It was talked over|It was never forgotten|A toast was drunk] by {folk}, {folk} and {folk}.",
-        "3* [There was|They served|They handed round|Someone brought] {food}, {food} and {food}[ for all| to celebrate|].",
+        "3* [They served|They handed round|Someone brought|Everyone tasted] {food}, {food} and {food}[ for all| to celebrate|].",
         "1*",
     )
     g.rule(
@@ -248,12 +251,17 @@ def _add_twists(g: Grammar) -> None:
 
 def _add_moral(g: Grammar) -> None:
     g.rule(
+        "lesson",
+        "2*{S.moral}",
+        "{maxim}",
+    )
+    g.rule(
         "moral",
-        "4*Moral: {S.moral}.",
+        "4*Moral: {lesson}.",
         """2*<bad_ending:They learned, although [late|too late], that|And so they [learned|understood|discovered] that>
-        {S.moral}.""",
-        "2*Ever since, {L}, they [say|repeat|tell] that {S.moral}.",
-        "4*As {folk} [often says|always repeats|likes to say], {S.moral}.",
-        "[Do not forget it|Remember|Keep it in mind|Mark it well]: {S.moral}.",
-        "2*This [story|fable] [teaches|reminds|tells] us that {S.moral}.",
+        {lesson}.""",
+        "2*Ever since, {L}, they [say|repeat|remember] that {lesson}.",
+        "4*As {folk} [often says|always repeats|likes to say], {lesson}.",
+        "[Do not forget it|Remember|Keep it in mind|Mark it well]: {lesson}.",
+        "2*This [story|fable] [teaches|reminds|tells] us that {lesson}.",
     )

@@ -39,6 +39,8 @@ def noun(source: str) -> Entry:
 def _endings(feminine: bool) -> dict[str, str]:
     return {
         "o": "a" if feminine else "o",
+        "la": "la" if feminine else "el",
+        "dela": "de la" if feminine else "del",
         "lo": "la" if feminine else "lo",
         "una": "una" if feminine else "un",
         "uno": "una" if feminine else "uno",
@@ -435,6 +437,28 @@ el pajar, la despensa, el desván, el establo, la bodega, el granero, el coberti
 la leñera, el gallinero, la buhardilla, el zaguán,
 el taller, la trastienda, el almacén, el corral, la carbonera, el porche, la galería, el lagar, la glorieta, el cuarto de atrás,
 la torre vieja, el palomar
+"""
+
+# Sayings, for walls and grandmothers.
+SAYINGS = """
+quien va solo llega tarde, dos hilos hacen un nudo, la prisa tropieza, nadie rema con un solo remo, todo nudo se deshace entre dos,
+una mano lava la otra, las prisas rompen los cántaros, quien siembra vientos recoge tempestades, más sabe quien más pregunta,
+la gota paciente abre la piedra, una abeja no hace miel, el orgullo cena a solas, la cuerda floja no ata, donde comen dos comen tres,
+quien mucho grita poco oye, el puente necesita dos orillas, agua compartida sabe mejor, con paja y barro se hace un nido,
+no hay carreta con una sola rueda, el que presta descansa, la llave pequeña abre la puerta grande, a cada puerta su vecino,
+el camino corto engaña, quien abraza no aprieta, la sal sola no alimenta, barca de dos no se hunde
+"""
+
+# Morals that suit every set-up: clauses for "que ...".
+MAXIMS = """
+nadie es tan fuerte como dos que se entienden, la amistad se riega cada día, lo bueno crece cuando se comparte,
+una palabra amable abre muchas puertas, los caminos largos se hacen en compañía, ayudar también se aprende,
+el egoísmo tiene las patas cortas, la confianza se gana gota a gota, más vale un amigo que un tesoro,
+pensar en los demás nunca sale caro, el que escucha aprende y el que aprende mejora, los buenos tratos hacen buenos vecinos,
+la paciencia da frutos dulces, nadie es más que nadie, un gesto pequeño puede cambiar un día entero,
+el orgullo pesa más que una piedra, la alegría compartida es doble, cada cual recoge lo que siembra,
+pedir perdón no hace pequeño a nadie, la verdad camina despacio pero llega, entre todos el peso es pluma,
+la vida da muchas vueltas, quien cuida a los demás se cuida, lo que se hace con cariño dura
 """
 
 # What somebody wants a thing for.

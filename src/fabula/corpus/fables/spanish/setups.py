@@ -47,7 +47,7 @@ SETUPS: dict[str, dict[str, str]] = {
             —{said} {A}{tag}—. [Empieza tú, que yo espero|Cuando cuente hasta cien, cambiaremos
             |Tendremos el mismo tiempo|Tú primero].{yes}
             | {^A} propuso que [se turnaran|jugaran por turnos|cada cual tuviera su rato].{yes_told}>""",
-        "deed": """[Primero|Al principio|{later}] {B} [jugó|disfrutó|se entretuvo] con {O} mientras {A}
+        "deed": """[Primero|Al principio|{later},] {B} [jugó|disfrutó|se entretuvo] con {O} mientras {A}
             [contaba hasta cien|cantaba tres coplas|miraba un reloj de arena|vigilaba la sombra de {atree}
             |merendaba {food}|esperaba {care}].
             [Después cambiaron|Luego le tocó {A.al}|Más tarde cambiaron][, y {B} esperó sin protestar
@@ -57,8 +57,8 @@ SETUPS: dict[str, dict[str, str]] = {
             |, oliendo a {smell}|, con las mejillas rojas|].<#165: {^O} [nunca tuvo dueño|fue de quien quisiera jugar
             |durmió aquella noche en {abode}].>""",
         "bad": """[Pero|Sin embargo,|Por desgracia,|Lástima:|Aun así,] en el último turno {B} no quiso soltar {O}. {^A} tiró [de un lado|con rabia|con fuerza], {B} tiró
-            [del otro|más fuerte], y {O} se [rompió|partió|hizo pedazos]. [Nadie volvió a jugar
-            |Se acabaron los juegos|Volvieron a casa sin hablarse], {sad@P}.""",
+            [del otro lado|más fuerte], y {O} se [rompió|partió|hizo pedazos]. [Nadie volvió a jugar
+            |Se acabaron los juegos|No hubo más turnos], y {P} [se fueron|volvieron a casa|se separaron], {sad@P}.""",
         "moral": """[saber esperar [es también jugar|hace más corto el camino|es media victoria]
             |quien respeta el turno [ajeno|de los demás] [disfruta mejor del suyo|nunca se queda sin él]
             |lo que no cabe en dos manos [a la vez cabe por turnos|se puede turnar]
@@ -80,7 +80,7 @@ SETUPS: dict[str, dict[str, str]] = {
             [Mientras tanto|Entretanto|Por su parte|Al mismo tiempo], {A} {T.a}{how}. {T.done}.""",
         "good": """[{Folk} preguntó de quién era el mérito, y {P} [respondieron|contestaron] a la vez, {glad_P}
             |{later} cenaron {meal} y [repasaron|celebraron] cada detalle, {glad_P}
-            |Nunca {A} ni {B} se habían sentido tan {glad_P}
+            |Nunca {A} ni {B} se habían sentido tan [orgullos{P.os}|content{P.os}|fuertes|útiles|felices|viv{P.os}]
             |{later}, {P} [compartieron|merendaron] {meal} con {folk}, {glad_P}].""",
         "bad": """[Pero|Sin embargo,|Por desgracia,|Lástima:|Aun así,] {B} contó [en la plaza|a todo el mundo|por ahí] que [todo el mérito era suyo|lo había hecho a solas|nadie le había ayudado].
             {^A} se [fue|marchó|alejó], {sad@A}, y la siguiente obra [quedó a medias|nunca se empezó|salió mal].""",
@@ -103,7 +103,7 @@ SETUPS: dict[str, dict[str, str]] = {
             |{^B} [examinó|probó|sopesó] {O}{carefully}; {A} [comprobó|miró por todos lados] {Q}{carefully}.
             {later}, {O} ya era {B.del} y {Q}, {A.del}].""",
         "good": """[{later}, {A} estrenó {Q}, {glad@A}, y {B} no se separó {O.del}
-            |Un [mes|año] después seguían tan {glad_P} con el cambio que brindaron con {folk}
+            |Un [mes|año] después seguían tan [content{P.os}|felices|encantad{P.os}|satisfech{P.os}] con el cambio que brindaron con {folk}
             |{Folk} quiso imitarlos, y pronto hubo allí un [alegre|pequeño|animado|famoso] mercado de trueques].""",
         "bad": """[Pero|Sin embargo,|Por desgracia,|Lástima:|Aun así,] {Q} [estaba a punto de romperse|tenía un defecto escondido|ya no servía para nada], y {B} lo
             había callado. {^A} reclamó, {angry@A}, y {B} se encogió de hombros.
@@ -127,7 +127,7 @@ SETUPS: dict[str, dict[str, str]] = {
             |{later}, l{P.os} dos se abrazaron, {glad_P}
             |{Folk} no habló de otra cosa [durante una semana|hasta el domingo|en todo el mes]
             |Descansaron {under} {atree}, {glad_P}, y [se rieron del susto|compartieron {meal}]].""",
-        "bad": """[Pero|Sin embargo,|Por desgracia,|Lástima:|Aun así,] [habían tardado demasiado|se habían puesto de acuerdo muy tarde]:
+        "bad": """[Pero|Sin embargo,|Por desgracia,|Lástima:|Aun así,] [habían tardado demasiado|se habían puesto de acuerdo muy tarde], y
             {folk} ya [se había marchado|lo había perdido todo|no quería saber nada].
             {^A} y {B} se miraron, {sad@P}.""",
         "moral": """[dos que piensan a la par [ven|valen] el doble
@@ -154,7 +154,7 @@ SETUPS: dict[str, dict[str, str]] = {
             |L{P.os} dos [inventaron|acordaron] una señal para entenderse: [tres palmadas|un silbido
             |dos toques en la puerta|un guiño]
             |Con {O}, todo [salió bien|fue más fácil], y {folk} [se quedó con|heredó|compró] {Q}].""",
-        "bad": """[Pero|Sin embargo,|Por desgracia,|Lástima:|Aun así,] entre tantas idas y venidas [se había hecho de noche|había pasado la hora]: {O} ya no servía.
+        "bad": """[Pero|Sin embargo,|Por desgracia,|Lástima:|Aun así,] entre tantas idas y venidas [se había hecho de noche|había pasado la hora], y {O} ya no servía.
             {^A} y {B} se sentaron [en el suelo|{under} {atree}], {sad@P}, sin [decir palabra|ganas de hablar].""",
         "moral": """[hablar claro [ahorra camino|evita enredos|es de buenos amigos]
             |quien escucha hasta el final [no da dos viajes|acierta a la primera]
@@ -163,13 +163,13 @@ SETUPS: dict[str, dict[str, str]] = {
             |nadie adivina lo que [no se dice|se calla]]""",
     },
     "altruism": {
-        "problem": """{when}, {B} perdió {O=goods.su}[ en una tormenta| en el río| por el camino|] y [no sabía qué hacer
+        "problem": """{when}, {B} perdió {O=goods.su}[ en el mercado| en el río| por el camino|] y [no sabía qué hacer
             |temblaba de pena|lloraba {under} {atree}|no podía seguir su viaje|se sentó a llorar].
             {^A} tenía {O.un} {look_O}, [pero solo {O.uno}|{O.uno} nada más|y le tenía mucho cariño].""",
         "proposal": """<dialogue:¶—[Toma|Ten|Es para ti]: [te l{O.o} regalo|quédate con {O.este}
             |te hará más falta que a mí] —{said} {A}{tag}.
             ¶—[¿Y tú qué harás?|¿No te hará falta?|No sé cómo agradecértelo|¿De verdad?|¡Qué corazón tienes!]
-            —[dijo|susurró|balbuceó|murmuró] {B}, {glad@B}.
+            —[dijo|susurró|balbuceó|murmuró] {B}, [emocionad|conmovid|asombrad|agradecid|turbad]{B.o}.
             ¶—[Ya me arreglaré.|Eso no importa.|Yo tengo casa y abrigo.|Algún día me ayudarás tú.]
             | {^A} [lo pensó un momento|apenas lo dudó|miró el cielo y suspiró]: le [preocupaba|dolía] más
             la pena {B.del} que quedarse sin nada.>""",
@@ -193,7 +193,7 @@ SETUPS: dict[str, dict[str, str]] = {
             [aseguraba|juraba|decía] que era suy{O.o}. {^A} tiraba [de un lado y {B} del otro
             |hacia la derecha y {B} hacia la izquierda], {angry@P}.""",
         "proposal": """<dialogue:¶—[Busquemos a alguien que nos escuche|Que decida alguien de fuera|Necesitamos un juez
-            |Así no arreglaremos nada] —{said} {A}{tag}.{yes}
+            |Pidamos consejo] —{said} {A}{tag}.{yes}
             | [Cansad{P.os}|Agotad{P.os}|Ronc{P.os}] de discutir, [decidieron|acordaron] pedir consejo.>""",
         "deed": """{Folk} [escuchó|dejó hablar] primero {A.al} y después {B.al}{carefully}. <#140:{^A} quería {O} para {purpose};
             {B}, para {purpose}. >[Acordaron|Convinieron en|Decidieron] que {O} sería {A.del}
@@ -217,7 +217,7 @@ SETUPS: dict[str, dict[str, str]] = {
             |Cada cual trabajaba a su aire|Cada cual deshacía lo que hacía el otro|No paraban de chocar],
             y {later_low} todo [se vino abajo|había salido mal|era un desastre].""",
         "proposal": """<dialogue:¶—[Hemos trabajado mucho y mal|¿En qué nos hemos equivocado?|No basta con tener ganas
-            |Qué torpes hemos sido] —{said} {A}, {sad@A}.
+            |Qué torpes hemos sido] —[dijo|suspiró|reconoció|murmuró|admitió] {A}, {sad@A}.
             ¶—[Nos faltó un plan|No nos escuchábamos|Queríamos hacer lo mismo|Cada cual iba a lo suyo]
             —{replied} {B}{tag}—. [Yo me ocuparé de {T.knack_b}|Empecemos otra vez|Repartamos la tarea
             |Probemos de otra manera].
@@ -282,7 +282,7 @@ SETUPS: dict[str, dict[str, str]] = {
             |hay premios que solo caben en una mano, [y amistades que caben en dos|pero la amistad no es uno de ellos]
             |quien pierde con elegancia [conserva lo mejor|nunca pierde del todo]
             |ganar no da derecho a [presumir|olvidar a quien pierde]
-            |la suerte reparte los premios, y cada cual, [su dignidad|su manera de recibirlos]]""",
+            |la suerte reparte los premios, y cada cual pone [la dignidad|la elegancia|el valor]]""",
     },
     "fair_competition": {
         "problem": """{feastday} [se celebraba|tenía lugar|comenzaba|llegaba] {contest}, y {P} se [apuntaron|inscribieron|prepararon]. [El premio era|Se ganaba|El ganador recibiría|Como premio había]
@@ -295,7 +295,7 @@ SETUPS: dict[str, dict[str, str]] = {
         "deed": """[Durante la prueba|En plena prueba|A mitad de la prueba], {B} [se mareó|se quedó sin fuerzas
             |se sintió mal|empezó a temblar], y {A}, [en vez de aprovecharse|aunque iba por delante
             |que pudo sacar ventaja], [se detuvo a ayudarl{B.o}|esperó a que se recuperara|pidió una pausa].
-            [Luego|Después] [siguieron|continuaron|prosiguieron], {pace}. [Por muy poco|Por los pelos|Por un suspiro|Al final], [ganó|venció|se impuso] {B}.""",
+            [Luego|Después] [siguieron|continuaron|prosiguieron], {manner}. [Por muy poco|Por los pelos|Por un suspiro|Al final], [ganó|venció|se impuso] {B}.""",
         "good": """[{^B} [partió el aplauso en dos|subió al podio con {A}|levantó la mano {A.del}], y {P} [acabaron
             |terminaron] {glad_P}
             |{^A} fue <A.f:la primera|el primero> en felicitar {B.al}, {glad@A}, y {P} [merendaron|cenaron] {meal}

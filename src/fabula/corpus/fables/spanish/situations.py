@@ -88,39 +88,38 @@ el torneo de dominó, la subida al campanario, el concurso de acertijos, la carr
 
 # sign is told at the beginning; good and bad fulfil it at the end.
 OMENS: tuple[tuple[str, str, str], ...] = (
-    ("[Lejos|Muy lejos|Sobre los montes], una nube [gris|parda|oscura] crecía [sin prisa|en silencio|como una sospecha].",
+    ("[Lejos|Muy lejos|Sobre los montes], una nube [gris|parda|oscura|negra] con forma de {goods.n} crecía [sin prisa|en silencio|como una sospecha].",
      "Entonces aquella nube [descargó|rompió a llover], y {P} se [refugiaron|cobijaron] bajo un mismo [paraguas|tejado|toldo].",
      "Para colmo, aquella nube [descargó|rompió a llover], y {P} se mojaron, cada cual por su lado."),
-    ("La noche anterior, {A} había soñado con "
-     "[una cuerda de dos cabos|un puente sin terminar|dos barcas atadas|una mesa con dos sillas].",
+    ("La noche anterior, {A} había soñado con {toy.un} y {goods.un} "
+     "[que hablaban|que volaban|en el fondo del mar|sobre una nube|bajo la nieve|que bailaban].",
      "{^A} recordó [entonces|de pronto] su sueño y por fin [lo entendió|supo lo que quería decir].",
      "{^A} recordó su sueño, pero [lo entendió demasiado tarde|ya no servía de nada]."),
-    ("Una corneja pasó [dos|tres|cuatro] veces por encima, como si quisiera [avisar de algo|contar un secreto].",
+    ("Una corneja pasó [dos|tres|cuatro] veces por encima con {garment.un} en el pico, como si quisiera [avisar de algo|contar un secreto].",
      "La corneja volvió a pasar, y esta vez [parecía reír|cantaba|hizo una pirueta].",
      "La corneja volvió a pasar, [esta vez muy callada|y su graznido sonó triste]."),
-    ("En [un muro|una puerta|un banco] alguien había escrito: «[Quien va solo llega tarde|Dos hilos hacen un nudo|"
-     "La prisa tropieza|Nadie rema con un solo remo]». Nadie hizo caso.",
+    ("En [un muro|una puerta|un banco] alguien había escrito: «{^saying}». "
+     "Nadie hizo caso.",
      "[Solo entonces|Al volver a casa] comprendieron aquellas palabras escritas.",
      "[Demasiado tarde|Ya sin remedio], comprendieron aquellas palabras escritas."),
-    ("Una pluma [blanca|gris|dorada] cayó entre {P}, y [nadie la recogió|nadie se fijó en ella].",
-     "Antes de irse recogieron [del suelo|junt{P.os}] aquella pluma y la guardaron como recuerdo.",
+    ("Una pluma {colour.f} cayó entre {P}, y [nadie la recogió|nadie se fijó en ella].",
+     "Antes de irse recogieron [del suelo|entre l{P.os} dos] aquella pluma y la guardaron como recuerdo.",
      "Aquella pluma seguía en el suelo, y [el viento|una ráfaga|la lluvia] se la llevó."),
-    ("La abuela {A.del} siempre [decía|repetía|avisaba] que [todo nudo se deshace entre dos|una mano lava la otra|"
-     "las prisas rompen los cántaros|quien siembra vientos recoge tempestades].",
+    ("La abuela {A.del} siempre [decía|repetía|avisaba] que {saying}.",
      "¡Cuánta razón [tenía|había tenido] la abuela {A.del}!",
      "{^A} se acordó tarde [de su abuela|de las palabras de su abuela]."),
     ("Un trueno [lejano|remoto|apagado] [retumbó|gruñó|rodó] [tras los montes|en el horizonte], pero nadie le prestó atención.",
      "Volvió a oírse el trueno, pero ya no [asustaba a nadie|daba miedo].",
      "Volvió a oírse el trueno, [esta vez muy cerca|ahora sobre sus cabezas]."),
-    ("En el suelo, dos escarabajos empujaban la misma bolita en [direcciones opuestas|sentidos contrarios].",
+    ("En el suelo, dos escarabajos empujaban [la misma bolita|una miga|un guisante|una bellota|el mismo botón] en [direcciones opuestas|sentidos contrarios].",
      "[También los dos escarabajos|Hasta los dos escarabajos] empujaban ya hacia el mismo lado.",
      "[Allí seguían los dos escarabajos|En el suelo seguían los dos escarabajos], cada uno empujando hacia su lado."),
-    ("En una ventana, una vela [se apagó|parpadeó|echó humo] sin que soplara [el viento|nadie].",
+    ("En una ventana, una vela {colour.f} [se apagó|parpadeó|echó humo] sin que soplara [el viento|nadie].",
      "Y la vela de la ventana [volvió a encenderse|ardió de nuevo], como si [sonriera|hubiera esperado aquel momento].",
      "La vela de la ventana [siguió apagada|no volvió a lucir]."),
-    ("{^A.al} se le había caído [un botón|una moneda|un cascabel] al salir de casa, y eso [trae|anuncia] sorpresas.",
-     "Al fin y al cabo, lo que {A} perdió al salir de casa [le trajo suerte|no hacía ninguna falta].",
-     "Lo que {A} perdió al salir de casa [fue lo de menos|no fue lo único que perdió aquel día]."),
+    ("{^A.al} se le había caído {goods.un} en un charco al salir de casa, y eso [trae|anuncia] sorpresas.",
+     "Al fin y al cabo, lo que {A} perdió en aquel charco [le trajo suerte|no hacía ninguna falta].",
+     "Lo que {A} perdió en aquel charco [fue lo de menos|no fue lo único que perdió aquel día]."),
 )  # fmt: skip
 
 

@@ -42,6 +42,8 @@ PHRASES = {
     "errand": lex.ERRANDS,
     "purpose": lex.PURPOSES,
     "shout": lex.SHOUTS,
+    "saying": lex.SAYINGS,
+    "maxim": lex.MAXIMS,
     "food": lex.FOODS,
     "smell": lex.SMELLS,
     "sound": lex.SOUNDS,
@@ -61,13 +63,13 @@ def grammar() -> Grammar:
     _add_moral(g)
     g.rule(
         "fable",
-        "{opening}<#22:{relation}>{?foreshadowing}<foreshadowing: {M=omen.sign}><#38:{colour}>"
+        "{opening}<#19:{relation}>{?foreshadowing}<foreshadowing: {M=omen.sign}><#36:{colour}>"
         "¶{S=setup.problem}{?dialogue}{?conflict}<conflict:<#84:{quarrel}|{spat}>>{S.proposal}"
         "¶{S.deed}"
         "¶{?bad_ending}<bad_ending:{S.bad}|{S.good}>"
         "<foreshadowing:<#201: <bad_ending:{M.bad}|{M.good}>>>"
         "<#172:{?twist}<twist: <bad_ending:{sad_twist}|{glad_twist}>>>"
-        "<#176:<bad_ending:{sad_crowd}|{glad_crowd}>>"
+        "<#173:<bad_ending:{sad_crowd}|{glad_crowd}>>"
         "<#191:{?moral}<moral:¶{moral}>>",
     )
     return g
@@ -82,9 +84,10 @@ def _add_words(g: Grammar) -> None:
         g.phrases(name, source)
     g.words("male", lex.names(lex.MALE, feminine=False))
     g.words("female", lex.names(lex.FEMALE, feminine=True))
-    g.rule("folk", "{V=neighbour} {trait@V}")
-    g.rule("Folk", "{^V=neighbour} {trait@V}")
-    g.rule("folk_of", "{V=neighbour.del} {trait@V}")
+    g.rule("first_name", "<V.f:{female}|{male}>")
+    g.rule("folk", "[2*{V=neighbour} {trait@V}|4*{V:neighbour}{V.la} {trait@V} {V.n} {first_name}]")
+    g.rule("Folk", "[2*{^V=neighbour} {trait@V}|4*{V:neighbour}{^V.la} {trait@V} {V.n} {first_name}]")
+    g.rule("folk_of", "[2*{V=neighbour.del} {trait@V}|4*{V:neighbour}{V.dela} {trait@V} {V.n} {first_name}]")
     g.rule("atree", "{U=tree.un} {tree_look@U}")
     for thing in "OQ":
         g.rule(f"look_{thing}", f"{{colour@{thing}}}<#105:[1*|3* y {{state@{thing}}}]>")
@@ -99,7 +102,7 @@ def _add_words(g: Grammar) -> None:
 
 
 def _add_opening(g: Grammar) -> None:
-    g.rule("clothes", "<#16:[1*|3* con {W=garment.un} {colour@W}]>")
+    g.rule("clothes", "<#14:[1*|3* con {W=garment.un} {colour@W}]>")
     # The first character decides whether both bear names; the second only follows.
     g.rule(
         "hero",
@@ -161,7 +164,7 @@ def _add_opening(g: Grammar) -> None:
     g.rule(
         "feastday",
         """<day:[Aquella misma tarde|Ese mismo día|A mediodía|Al poco rato]
-        |[{daytime}|Cada año|Por San Juan|En la feria de otoño|Aquella semana]>""",
+        |[{daytime}|El último domingo|Por San Juan|En la feria de otoño|Aquella semana]>""",
     )
 
 
@@ -241,12 +244,17 @@ def _add_twists(g: Grammar) -> None:
 
 def _add_moral(g: Grammar) -> None:
     g.rule(
+        "lesson",
+        "2*{S.moral}",
+        "{maxim}",
+    )
+    g.rule(
         "moral",
-        "4*Moraleja: {S.moral}.",
+        "4*Moraleja: {lesson}.",
         """2*<bad_ending:Aprendieron, aunque [tarde|a destiempo], que|Y así [aprendieron|comprendieron|descubrieron] que>
-        {S.moral}.""",
-        "2*Desde entonces, en {L} se [dice|repite|cuenta] que {S.moral}.",
-        "4*Como [suele decir|repite siempre|dice a menudo] {folk}, {S.moral}.",
-        "[No lo olvides|Recuérdalo|Tenlo presente|Que no se te olvide]: {S.moral}.",
-        "2*Esta [historia|fábula] nos [enseña|recuerda|dice] que {S.moral}.",
+        {lesson}.""",
+        "2*Desde entonces, en {L} se [dice|repite|cuenta] que {lesson}.",
+        "4*Como [suele decir|repite siempre|dice a menudo] {folk}, {lesson}.",
+        "[No lo olvides|Recuérdalo|Tenlo presente|Que no se te olvide]: {lesson}.",
+        "2*Esta [historia|fábula] nos [enseña|recuerda|dice] que {lesson}.",
     )
