@@ -75,9 +75,7 @@ class _Stages:
 
     def skip(self, stage: str, detail: str) -> None:
         """A stage is up to date; its time is the one it took when it was done."""
-        self.rows.append(
-            {"stage": stage, "seconds": self.done[stage]["seconds"], "skipped": True, "detail": detail}
-        )
+        self.rows.append({"stage": stage, "seconds": self.done[stage]["seconds"], "skipped": True, "detail": detail})
 
 
 class _Logged:
@@ -300,7 +298,14 @@ class _Pipeline:
             samples = self._train(preset, model, tokenizer, shards, key, inputs)
         evaluation: Data = {}
         if until != "train":
-            evaluation = self._evaluate(shards)
+            try:
+                evaluation = self._evaluate(shards)
+            except Stopped as error:
+                self._write_summary("stopped")
+                raise Stopped(
+                    f"{error}; the model is trained. Continue with: fabula resume {self.folder.root}",
+                    error.exit_code - 128,
+                ) from None
         return self._report(evaluation, samples)
 
     def _train(

@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from fabula.errors import DamagedError, InputError, MachineError
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".writing-"
+# .writing-NAME-PID-RANDOM, and .writing-NAME-PID-old-RANDOM for a folder that stepped aside.
+_LEFTOVER = re.compile(r"\.writing-(?P<name>.+)-(?P<pid>\d+)-(?P<aside>old-)?[0-9a-f]{8}", re.DOTALL)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -34,7 +37,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, content: str) -> None:
     """Replace a UTF-8 text file in one step."""
-    write_bytes(path, content.encode("utf-8"))
+    write_bytes(path, _utf8(content))
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -52,13 +55,20 @@ def append_line(path: Path, line: str) -> None:
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
-            file.write((line + "\n").encode("utf-8"))
+            file.write(_utf8(line + "\n"))
+
+
+def _utf8(text: str) -> bytes:
+    """UTF-8; a lone surrogate (from the name of a file that is not UTF-8) is written as JSON would escape it."""
+    return text.encode("utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file; DamagedError when it is none."""
     try:
         return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DamagedError(f"{path}: missing; the folder is incomplete") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DamagedError(f"{path}: not valid JSON ({error}); the file is damaged") from None
 
@@ -110,8 +120,11 @@ def publish(final: Path, manifest: Data | None = None) -> Iterator[Path]:
     The manifest holds `manifest` plus {"files": {name: {"bytes", "sha256"}}}. An older `final` is replaced only once
     the new folder is durable. On any error nothing is left behind and an older `final` stays as it was.
     """
+    final = Path(os.path.abspath(final))  # "." and "x/.." have no name to build beside
     temporary = final.with_name(f"{_TEMPORARY}{final.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     with _explained(final):
+        if final.exists() and not final.is_dir():
+            raise InputError(f"{final}: a file stands where a folder is needed")
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         try:
@@ -165,6 +178,8 @@ def verify(folder: Path, hashes: bool = True, progress: Callable[[int], None] | 
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise DamagedError(f"{path}: not a manifest")
     for name, facts in manifest["files"].items():
+        if not isinstance(facts, dict) or not {"bytes", "sha256"} <= facts.keys():
+            raise DamagedError(f"{path}: not a manifest (nothing is said about {name})")
         file = folder / name
         if not file.is_file():
             raise DamagedError(f"{file}: missing, but listed in {MANIFEST}")
@@ -187,7 +202,7 @@ def hash_file(path: Path) -> str:
 def hash_data(data: Any) -> str:
     """SHA-256 of plain data in a canonical JSON form, in hexadecimal: equal data, equal hash."""
     text = json.dumps(data, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return hashlib.sha256(_utf8(text)).hexdigest()
 
 
 def remove(path: Path) -> None:
@@ -201,28 +216,33 @@ def remove(path: Path) -> None:
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove what dead processes left half-written in a folder; returns what was removed."""
+    """Remove what dead processes left half-written in a folder; returns what was removed.
+
+    A folder that had stepped aside when its writer died goes back to its place if nothing has taken it.
+    """
     removed = []
     if folder.is_dir():
-        for path in folder.iterdir():
-            if path.name.startswith(_TEMPORARY) and not _alive(path.name):
-                remove(path)
-                removed.append(path)
+        for path in list(folder.iterdir()):
+            found = _LEFTOVER.fullmatch(path.name)
+            if found is None or _alive(int(found["pid"])):
+                continue
+            if found["aside"] and not (folder / found["name"]).exists():
+                path.rename(folder / found["name"])
+                continue
+            remove(path)
+            removed.append(path)
     return removed
 
 
-def _alive(name: str) -> bool:
-    """Whether the process whose id stands in a temporary name still runs."""
-    for part in reversed(name.split("-")):
-        if part.isdigit():
-            try:
-                os.kill(int(part), 0)
-            except ProcessLookupError:
-                return False
-            except PermissionError:
-                return True
-            return True
-    return False
+def _alive(process: int) -> bool:
+    """Whether a process with that id runs."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def sync_folder(folder: Path) -> None:
@@ -256,6 +276,10 @@ def _explained(path: Path) -> Iterator[None]:
             raise MachineError(f"{path}: no permission to write here; choose another folder") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise InputError(f"{path}: a file stands where a folder is needed") from error
+        if error.errno == errno.EISDIR:
+            raise InputError(f"{path}: a folder stands where a file is needed") from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{path}: the name is too long for this disk; choose a shorter one") from error
         raise
 
 

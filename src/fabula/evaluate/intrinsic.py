@@ -26,6 +26,9 @@ from fabula.errors import InputError
 from fabula.losses import IGNORE, token_nll
 from fabula.model.decoder import Decoder
 
+# Batches of windows that are gathered before they are sorted by length.
+_GATHERED = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -125,17 +128,20 @@ def score_documents(
     waiting: list[tuple[list[int], int]] = []
 
     def flush() -> Score:
-        if not waiting:
-            return Score()
-        nats, tokens = _score_windows(model, waiting, end_of_document, device)
+        # Rows of about one length are scored together, so that little is padded.
+        waiting.sort(key=lambda row: len(row[0]))
+        done = Score()
+        for first in range(0, len(waiting), batch_rows):
+            nats, tokens = _score_windows(model, waiting[first : first + batch_rows], end_of_document, device)
+            done += Score(nats, tokens)
         waiting.clear()
-        return Score(nats, tokens)
+        return done
 
     for ids, n_bytes in documents:
         stream = [end_of_document, *ids, end_of_document]
         for window in windows(len(stream), context, step):
             waiting.append((stream[window.start : window.stop + 1], window.scored))
-            if len(waiting) == batch_rows:
+            if len(waiting) == _GATHERED * batch_rows:
                 total += flush()
         total += Score(0.0, 0, n_bytes, 1)
         if each is not None:

@@ -29,8 +29,8 @@ class Sampling:
             raise ValueError(f"min_p={self.min_p} must be between 0 and 1 (0 keeps all)")
         if not self.repetition_penalty > 0:
             raise ValueError(f"repetition_penalty={self.repetition_penalty} must be above 0 (1 is none)")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed={self.seed} must be at least 0 and below 2^63")
+        if not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"seed={self.seed} must be at least -2^63 and below 2^64")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

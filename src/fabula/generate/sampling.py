@@ -13,16 +13,17 @@ from torch import Tensor
 
 from fabula.generate.config import Sampling
 
+# Dividing by a temperature below this could overflow float32; the draw would be greedy all the same.
+_GREEDY_BELOW = 1e-30
+
 
 def choose(logits: Tensor, seen: Sequence[int], sampling: Sampling, generator: torch.Generator) -> int:
     """The next id. `seen` are the ids so far, for the repetition penalty."""
     if sampling.repetition_penalty != 1.0 and seen:
         logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
-    if sampling.temperature == 0.0:
+    if sampling.temperature < _GREEDY_BELOW:
         return int(logits.argmax())
-    logits, cold = logits / sampling.temperature, logits
-    if not logits.max().isfinite():
-        return int(cold.argmax())  # so close to 0 that the division overflows: greedy
+    logits = logits / sampling.temperature
     if sampling.top_k:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p < 1.0:

@@ -6,7 +6,7 @@ pass. See docs/fables.md.
 
 from __future__ import annotations
 
-from .choice import ChoicePoint
+from .lots import ChoicePoint
 from .plan import CHANCES, FEATURES, LANGUAGES, SETUPS
 from .tale import (
     Derivation,

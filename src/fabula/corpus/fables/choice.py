@@ -15,10 +15,11 @@ makes the entropy of the corpus exact.
 from __future__ import annotations
 
 import math
-from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
+
+from .lots import ChoicePoint, Lot
 
 
 class Entry:
@@ -92,14 +93,6 @@ def blanks(text: str) -> int:
     return text.count(" ") + text.count("\n")
 
 
-@dataclass(frozen=True, slots=True)
-class ChoicePoint:
-    """One place where chance enters: its name and each option (in grammar notation) with its probability."""
-
-    name: str
-    options: tuple[tuple[str, float], ...]
-
-
 class Node:
     """A piece of story. The base class is the empty piece."""
 
@@ -170,29 +163,6 @@ class Chain(Node):
 
     def children(self) -> Sequence[Node]:
         return self.parts
-
-
-class Lot:
-    """Weighted drawing of an index. Weights are whole numbers, so every probability is an exact fraction."""
-
-    __slots__ = ("weights", "total", "bits", "size", "bounds")
-
-    def __init__(self, weights: Sequence[int]) -> None:
-        if not weights or min(weights) < 1:
-            raise ValueError("every option needs a weight of at least 1")
-        self.weights = tuple(weights)
-        self.total = sum(weights)
-        self.size = len(self.weights)
-        self.bits = tuple(math.log2(self.total / weight) for weight in self.weights)
-        # Equal weights are the common case and need no search: an empty tuple stands for them.
-        equal = len(set(self.weights)) == 1
-        self.bounds = () if equal else tuple(sum(self.weights[: i + 1]) for i in range(self.size))
-
-    def draw(self, point: float) -> int:
-        """Index for a uniform ``point`` in [0, 1)."""
-        if self.bounds:
-            return bisect(self.bounds, point * self.total)
-        return int(point * self.size)
 
 
 class Pick(Node):
@@ -365,8 +335,9 @@ class Join(Node):
 
     def span(self, outlook: Outlook, before: Span) -> Span:
         firsts, seconds = outlook.possible[self.first], outlook.possible[self.second]
-        pairs = ((x, x) for x in firsts) if self.first == self.second else ((x, y) for x in firsts for y in seconds)
-        outlook.possible.setdefault(self.variable, set()).update(self.join(x, y) for x, y in pairs)
+        same = self.first == self.second  # a copy: the two are always one entry
+        joined = {self.join(x, y) for x in firsts for y in seconds if not same or x is y}
+        outlook.possible.setdefault(self.variable, set()).update(joined)
         return before
 
 

@@ -69,8 +69,14 @@ class Grammar:
         self.lists: dict[str, WordList] = {}
         self.rules: dict[str, Node] = {}
 
+    def _claim(self, name: str) -> None:
+        """One name, one meaning: a rule must not hide a word list."""
+        if name in self.lists or name in self.rules:
+            raise ValueError(f"{name} is defined twice")
+
     def words(self, name: str, entries: Sequence[tuple[int, Entry]]) -> None:
         """Define a word list from entries with their weights."""
+        self._claim(name)
         self.lists[name] = WordList(name, [entry for _, entry in entries], [weight for weight, _ in entries])
 
     def phrases(self, name: str, source: str) -> None:
@@ -92,6 +98,7 @@ class Grammar:
 
     def rule(self, name: str, *variants: str) -> None:
         """Define a rule as a choice between variants (each with an optional weight)."""
+        self._claim(name)
         source = variants[0] if len(variants) == 1 else "[" + "|".join(variants) + "]"
         self.rules[name] = self.compile(source, name)
 

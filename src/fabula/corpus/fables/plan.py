@@ -28,12 +28,12 @@ FEATURES: tuple[str, ...] = ("dialogue", "moral", "twist", "foreshadowing", "con
 # "named" is not a feature of the story: it says whether the characters bear proper names.
 CHANCES: Mapping[str, tuple[float, Mapping[str, float]]] = MappingProxyType(
     {
-        "named": (0.5, {}),
+        "named": (0.65, {}),
         "dialogue": (0.7, {}),
         "moral": (0.7, {}),
-        "twist": (0.35, {}),
-        "foreshadowing": (0.4, {}),
-        "conflict": (0.4, {"altruism": 0.0, "conflict_resolution": 1.0}),
+        "twist": (0.25, {}),
+        "foreshadowing": (0.25, {}),
+        "conflict": (0.3, {"altruism": 0.0, "conflict_resolution": 1.0}),
         "bad_ending": (0.2, {"non_cooperative_agent": 0.5, "win_lose": 0.3, "altruism": 0.1}),
     }
 )

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 
-from .choice import ChoicePoint, Memory, Node, Telling
+from .choice import Memory, Node, Telling
 from .choice import choice_points as points_under
 from .english.story import grammar as english
+from .lots import ChoicePoint
 from .plan import FEATURES, LANGUAGES
 from .spanish.story import grammar as spanish
 
@@ -109,7 +110,10 @@ def choice_points(language: str) -> list[ChoicePoint]:
 
 
 def entropy_estimate(language: str, n: int, seed: int = 0) -> EntropyEstimate:
-    """Mean surprisal of the first ``n`` documents (n >= 2). The mean of -log2 p estimates the entropy without bias."""
+    """Mean surprisal of the first ``n`` documents (n >= 2).
+
+    The mean of -log2 p over documents drawn with probability p estimates the entropy without bias.
+    """
     if n < 2:
         raise ValueError("an estimate with a standard error needs at least 2 documents")
     sizes, bits = [], []

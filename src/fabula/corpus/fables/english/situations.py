@@ -80,9 +80,10 @@ SNAGS: tuple[tuple[str, str, str, str, str], ...] = (
 )  # fmt: skip
 
 CONTESTS = """
-the sack race, the singing contest, the race to the mill, the chess tournament, the cake contest, the toy boat regatta,
-the poetry contest, the archery match, the harvest dance, the spinning-top championship, the race on stilts, the riddle contest,
-the long jump, the great treasure hunt, the fancy-dress parade, the dominoes tournament, the climb to the belfry,
+the sack race, the singing contest, the race to the mill, the chess tournament, the cake contest,
+the toy boat regatta, the poetry contest, the archery match, the harvest dance,
+the spinning-top championship, the race on stilts, the riddle contest, the long jump,
+the great treasure hunt, the fancy-dress parade, the dominoes tournament, the climb to the belfry,
 the storytelling contest, the relay race, the scarecrow contest
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..choice import Entry
 from ..notation import Grammar
 from ..plan import CHANCES, SETUPS
+from . import agreement as forms
 from . import lexicon as lex
 from .setups import SETUPS as SCENES
 from .situations import CONTESTS, add_situations
@@ -15,7 +16,6 @@ NOUNS = {
     "toy": lex.TOYS,
     "goods": lex.GOODS,
     "prize": lex.PRIZES,
-    "neighbour": lex.NEIGHBOURS,
     "abode": lex.ABODES,
     "garment": lex.GARMENTS,
 }
@@ -63,8 +63,8 @@ def grammar() -> Grammar:
     _add_moral(g)
     g.rule(
         "fable",
-        "{opening}<#19:{relation}>{?foreshadowing}<foreshadowing: {M=omen.sign}><#36:{colour}>"
-        "¶{S=setup.problem}{?dialogue}{?conflict}<conflict:<#84:{quarrel}|{spat}>>{S.proposal}"
+        "{opening}<#19:{relation}><#27:{?foreshadowing}<foreshadowing: {M=omen.sign}>><#36:{setting}>"
+        "¶{S=setup.problem}{?dialogue}{?conflict}<conflict:<#76:{quarrel}|{spat}>>{S.proposal}"
         "¶{S.deed}"
         "¶{?bad_ending}<bad_ending:{S.bad}|{S.good}>"
         "<foreshadowing:<#201: <bad_ending:{M.bad}|{M.good}>>>"
@@ -81,18 +81,19 @@ def _first(entry: Entry, _: Entry) -> Entry:
 
 
 def _add_words(g: Grammar) -> None:
-    g.words("animal", lex.animals(lex.ANIMALS))
+    g.words("animal", forms.animals(lex.ANIMALS))
+    g.words("neighbour", forms.people(lex.NEIGHBOURS))
     for name, source in NOUNS.items():
-        g.words(name, lex.nouns(source))
+        g.words(name, forms.nouns(source))
     for name, source in ADJECTIVES.items():
-        g.words(name, lex.adjectives(source))
+        g.words(name, forms.adjectives(source))
     for name, source in PHRASES.items():
         g.phrases(name, source)
-    g.words("male", lex.names(lex.MALE, "m"))
-    g.words("female", lex.names(lex.FEMALE, "f"))
-    g.rule("first_name", "[2*|2* {male}|2* {female}]")
-    g.rule("folk", "the {trait} {neighbour.n}{first_name}")
-    g.rule("Folk", "The {trait} {neighbour.n}{first_name}")
+    g.words("male", forms.names(lex.MALE, "m"))
+    g.words("female", forms.names(lex.FEMALE, "f"))
+    g.rule("first_name", "[2*|4* <V.f:{female}|<V.m:{male}|[{female}|{male}]>>]")
+    g.rule("folk", "the {trait} {V=neighbour.n}{first_name}")
+    g.rule("Folk", "The {trait} {V=neighbour.n}{first_name}")
     g.rule("atree", "{tree_look.a} {tree.n}")
     # A thing seen for the first time, and another of the same name.
     for kind, thing in (("toy", "O"), ("goods", "O"), ("goods", "Q")):
@@ -102,11 +103,11 @@ def _add_words(g: Grammar) -> None:
         )
     g.rule("look_again", "<#105:[1*{colour.a}|3*{state.a} {colour}]|{colour.a}> {O.n}")
     # Ornaments give way when the fable grows long.
-    g.rule("how", "<#125:, {manner}>")
-    g.rule("carefully", "<#125:, {care}>")
+    g.rule("how", "<#125:, {manner}[2*|3* and {manner}]>")
+    g.rule("carefully", "<#125:, {care}[2*|3* and {care}]>")
     g.rule("under", "[2*under|next to|at the foot of|near|in the shade of]")
-    g.rule("meal", "{food}<#180:[1*|4* and {food}]>")
-    g.rule("glad_P", "{glad}<#180:[2*| and {glad}]>")
+    g.rule("meal", "{food}<#165:[1*|4* and {food}]>")
+    g.rule("glad_P", "{glad}<#165:[2*| and {glad}]>")
     g.rule("later", "{^moment}")
     g.rule("later_low", "{moment}")
 
@@ -151,11 +152,11 @@ def _add_opening(g: Grammar) -> None:
         " {^A} [admired|respected|slightly envied] {B}, [and had never said so|but hid it well].",
     )
     g.rule(
-        "colour",
+        "setting",
         "1*",
         "3* [The air smelled|Everything smelled|It smelled] of {smell} and {smell}.",
-        "2* [Far off|Not far away|Now and then|On the other side] one could hear {sound}.",
-        "3* [Nearby|In the distance|Very close|In a corner], {folk} was [passing|strolling|resting|singing|working|dozing].",
+        "2* [Far off|Not far away|Now and then|On the other side], one could hear {sound}.",
+        "4* [Nearby|In the distance|Very close|By the path], {folk} and {folk} were [strolling|resting|singing|working|dozing].",
         " The light was {light}.",
         "3* It smelled of {smell}, and one could hear {sound}.",
         "2* The light was {light} and it smelled of {smell}.",
@@ -211,13 +212,13 @@ def _add_talk(g: Grammar) -> None:
 def _add_twists(g: Grammar) -> None:
     g.rule(
         "glad_crowd",
-        "3* [It was celebrated|It was talked over|It was never forgotten|A toast was drunk] by {folk}, {folk} and {folk}.",
-        "3* [They served|They handed round|Someone brought|Everyone tasted] {food}, {food} and {food}[ for all| to celebrate|].",
+        "5* [It was celebrated|It was talked over|It was never forgotten|A toast was drunk] by {folk}, {folk} and {folk}.",
+        "3* [They served|They handed round|Someone brought|Everyone tasted] {food}, {food}, {food} and {food}[ at the end| to celebrate|].",
         "1*",
     )
     g.rule(
         "sad_crowd",
-        "3* [It was known|It was lamented|It was talked over|It was never forgotten] by {folk}, {folk} and {folk}.",
+        "6* [It was much regretted|It was lamented|It was talked over|It was never forgotten] by {folk}, {folk} and {folk}.",
         "1*",
     )
     g.rule(

@@ -80,10 +80,11 @@ SNAGS: tuple[tuple[str, str, str, str, str], ...] = (
 )  # fmt: skip
 
 CONTESTS = """
-la carrera de sacos, el concurso de canto, la carrera hasta el molino, el torneo de ajedrez, el concurso de pasteles,
-la regata de barquitos, el certamen de poesía, la prueba de puntería, el baile de la cosecha, el campeonato de peonzas,
-la carrera de zancos, el concurso de adivinanzas, el salto de longitud, la gran yincana, el desfile de disfraces,
-el torneo de dominó, la subida al campanario, el concurso de acertijos, la carrera de relevos, el concurso de espantapájaros
+la carrera de sacos, el concurso de canto, la carrera hasta el molino, el torneo de ajedrez,
+el concurso de pasteles, la regata de barquitos, el certamen de poesía, la prueba de puntería,
+el baile de la cosecha, el campeonato de peonzas, la carrera de zancos, el concurso de adivinanzas,
+el salto de longitud, la gran yincana, el desfile de disfraces, el torneo de dominó,
+la subida al campanario, el concurso de acertijos, la carrera de relevos, el concurso de espantapájaros
 """
 
 # sign is told at the beginning; good and bad fulfil it at the end.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..notation import Grammar
 from ..plan import CHANCES, SETUPS
+from . import agreement as forms
 from . import lexicon as lex
 from .setups import SETUPS as SCENES
 from .situations import CONTESTS, add_situations
@@ -53,7 +54,7 @@ PHRASES = {
 
 def grammar() -> Grammar:
     """The whole Spanish grammar; its rule ``fable`` is the start."""
-    g = Grammar("el", lex.both, CHANCES)
+    g = Grammar("el", forms.both, CHANCES)
     _add_words(g)
     _add_opening(g)
     add_situations(g)
@@ -63,8 +64,8 @@ def grammar() -> Grammar:
     _add_moral(g)
     g.rule(
         "fable",
-        "{opening}<#19:{relation}>{?foreshadowing}<foreshadowing: {M=omen.sign}><#36:{colour}>"
-        "¶{S=setup.problem}{?dialogue}{?conflict}<conflict:<#84:{quarrel}|{spat}>>{S.proposal}"
+        "{opening}<#19:{relation}><#27:{?foreshadowing}<foreshadowing: {M=omen.sign}>><#36:{setting}>"
+        "¶{S=setup.problem}{?dialogue}{?conflict}<conflict:<#76:{quarrel}|{spat}>>{S.proposal}"
         "¶{S.deed}"
         "¶{?bad_ending}<bad_ending:{S.bad}|{S.good}>"
         "<foreshadowing:<#201: <bad_ending:{M.bad}|{M.good}>>>"
@@ -77,13 +78,13 @@ def grammar() -> Grammar:
 
 def _add_words(g: Grammar) -> None:
     for name, source in NOUNS.items():
-        g.words(name, lex.nouns(source))
+        g.words(name, forms.nouns(source))
     for name, source in ADJECTIVES.items():
-        g.words(name, lex.adjectives(source))
+        g.words(name, forms.adjectives(source))
     for name, source in PHRASES.items():
         g.phrases(name, source)
-    g.words("male", lex.names(lex.MALE, feminine=False))
-    g.words("female", lex.names(lex.FEMALE, feminine=True))
+    g.words("male", forms.names(lex.MALE, feminine=False))
+    g.words("female", forms.names(lex.FEMALE, feminine=True))
     g.rule("first_name", "<V.f:{female}|{male}>")
     g.rule("folk", "[2*{V=neighbour} {trait@V}|4*{V:neighbour}{V.la} {trait@V} {V.n} {first_name}]")
     g.rule("Folk", "[2*{^V=neighbour} {trait@V}|4*{V:neighbour}{^V.la} {trait@V} {V.n} {first_name}]")
@@ -92,11 +93,11 @@ def _add_words(g: Grammar) -> None:
     for thing in "OQ":
         g.rule(f"look_{thing}", f"{{colour@{thing}}}<#105:[1*|3* y {{state@{thing}}}]>")
     # Ornaments give way when the fable grows long.
-    g.rule("how", "<#125:, {manner}>")
-    g.rule("carefully", "<#125:, {care}>")
+    g.rule("how", "<#125:, {manner}[2*|3* y {manner}]>")
+    g.rule("carefully", "<#125:, {care}[2*|3* y {care}]>")
     g.rule("under", "[2*bajo|junto a|al pie de|cerca de|a la sombra de]")
-    g.rule("meal", "{food}<#180:[1*|4* y {food}]>")
-    g.rule("glad_P", "{glad@P}<#180:[3*| y {glad@P}]>")
+    g.rule("meal", "{food}<#165:[1*|4* y {food}]>")
+    g.rule("glad_P", "{glad@P}<#165:[3*| y {glad@P}]>")
     g.rule("later", "{^moment}")
     g.rule("later_low", "{moment}")
 
@@ -146,11 +147,11 @@ def _add_opening(g: Grammar) -> None:
         " {^A} [admiraba|respetaba|envidiaba un poco] {B.al}, [y nunca se lo había dicho|pero lo disimulaba].",
     )
     g.rule(
-        "colour",
+        "setting",
         "1*",
         "3* [El aire olía|Todo olía|Olía] a {smell} y a {smell}.",
         "2* [A lo lejos|No muy lejos|De vez en cuando|Al otro lado] se oía {sound}.",
-        "3* [Por allí|A lo lejos|Muy cerca|En un rincón] [pasaba|paseaba|descansaba|cantaba|trabajaba|dormitaba] {folk}.",
+        "4* [Por allí|A lo lejos|Muy cerca|No muy lejos] [paseaban|descansaban|cantaban|trabajaban|dormitaban] {folk} y {folk}.",
         " La luz era {light}.",
         "3* Olía a {smell} y se oía {sound}.",
         "2* La luz era {light} y olía a {smell}.",
@@ -203,13 +204,13 @@ def _add_talk(g: Grammar) -> None:
 def _add_twists(g: Grammar) -> None:
     g.rule(
         "glad_crowd",
-        "3* [Lo celebraron|Lo comentaron|No lo olvidaron|Brindaron por ello|Se alegraron] {folk}, {folk} y {folk}.",
-        "3* [Hubo|Sirvieron|Repartieron|Sacaron] {food}, {food} y {food}[ para todos| para celebrarlo|].",
+        "5* [Lo celebraron|Lo comentaron|No lo olvidaron|Brindaron por ello|Se alegraron] {folk}, {folk} y {folk}.",
+        "3* [Hubo|Sirvieron|Repartieron|Sacaron] {food}, {food}, {food} y {food}[ para todos| para celebrarlo|].",
         "1*",
     )
     g.rule(
         "sad_crowd",
-        "3* [Lo supieron|Lo lamentaron|Lo comentaron|No lo olvidaron] {folk}, {folk} y {folk}.",
+        "6* [Lo supieron|Lo lamentaron|Lo comentaron|No lo olvidaron] {folk}, {folk} y {folk}.",
         "1*",
     )
     g.rule(
