@@ -202,7 +202,7 @@ def describe(cls: type, prefix: str = "") -> list[tuple[str, str, Any, str]]:
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cast(Any, cls)):
         name = f"{prefix}.{field.name}" if prefix else field.name
-        if dataclasses.is_dataclass(hints[field.name]):
+        if dataclasses.is_dataclass(hints[field.name]) and not hasattr(hints[field.name], "variants"):
             rows += describe(hints[field.name], name)
             continue
         default = field.default

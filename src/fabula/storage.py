@@ -266,21 +266,30 @@ def _explained(path: Path) -> Iterator[None]:
     """Turn the system's errors into ours: which path, why, what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except Exception as error:
+        number = _system_error(error)
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(_existing(path)).free
             raise MachineError(
                 f"{path}: the disk is full ({free:,} bytes free); free some space, nothing older was touched"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise MachineError(f"{path}: no permission to write here; choose another folder") from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        if number in (errno.ENOTDIR, errno.EEXIST):
             raise InputError(f"{path}: a file stands where a folder is needed") from error
-        if error.errno == errno.EISDIR:
+        if number == errno.EISDIR:
             raise InputError(f"{path}: a folder stands where a file is needed") from error
-        if error.errno == errno.ENAMETOOLONG:
+        if number == errno.ENAMETOOLONG:
             raise InputError(f"{path}: the name is too long for this disk; choose a shorter one") from error
         raise
+
+
+def _system_error(error: Exception) -> int | None:
+    """The system's number of an error; the libraries written in Rust tell it only in the text of their own errors."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _existing(path: Path) -> Path:

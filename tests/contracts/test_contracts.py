@@ -138,9 +138,6 @@ def test_gradients_reach_every_parameter(made: ModelConfig) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-        # The bias of keys moves all scores of a query alike, which softmax does not see.
-        if name.endswith("k_proj.bias") and type(made.position).__name__ != "Rope":
-            continue
         assert parameter.grad.abs().sum() > 0, name
 
 
@@ -261,7 +258,6 @@ def test_the_explicit_road_gives_the_fused_ones_numbers(made: ModelConfig) -> No
 
 @every_variant
 def test_the_same_seed_builds_the_same_model(made: ModelConfig) -> None:
-    one, other = Decoder(made), Decoder(made)
     torch.manual_seed(3)
     one = Decoder(made)
     torch.manual_seed(3)

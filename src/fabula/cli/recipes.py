@@ -21,9 +21,9 @@ Runs = Annotated[Path, Parameter(name="--runs", help="the folder of all runs")]
 Name = Annotated[str | None, Parameter(help="the run's name; the recipe's by default")]
 Fresh = Annotated[bool, Parameter(negative=(), help="remove an older run of that name first")]
 
-run = App(name="run", help_epilogue=epilogue())
-train = App(name="train", help_epilogue=epilogue())
-plan = App(name="plan", help_epilogue=epilogue())
+run = App(name="run", help_epilogue=epilogue(), help_format="plaintext")
+train = App(name="train", help_epilogue=epilogue(), help_format="plaintext")
+plan = App(name="plan", help_epilogue=epilogue(), help_format="plaintext")
 resume = App(name="resume")
 
 

@@ -11,7 +11,7 @@ from fabula.recipe import Recipe
 
 def epilogue() -> str:
     """Every setting with its default and meaning, for the end of a help page."""
-    lines = ["Settings (--NAME VALUE, in a recipe [section] name = value):", ""]
+    lines = ["Settings: in a recipe's [section], or as --NAME VALUE (a name without a dot: --set NAME=VALUE).", ""]
     for name, kind, default, doc in config.describe(Recipe):
         if name in ("rules", "model"):
             continue
@@ -25,12 +25,12 @@ def epilogue() -> str:
 
 
 def _line(name: str, kind: str, default: Any, doc: str) -> str:
-    shown = "" if default in (None, "", ()) else f" = {default}"
-    return f"  {name}{shown} ({kind}): {doc}"
+    shown = "" if default in (None, "", ()) else f" = {str(default).lower() if isinstance(default, bool) else default}"
+    return f"  {name}{shown}  ({kind})\n      {doc}"
 
 
 def _variant_lines(name: str, variants: Any, default: Any, doc: str) -> list[str]:
-    lines = [f"  {name}.kind = {variants.name_of(type(default))} ({' | '.join(variants)}): {doc}"]
+    lines = [f"  {name}.kind = {variants.name_of(type(default))}  ({' | '.join(variants)})\n      {doc}"]
     for kind in variants:
         for field_name, field_kind, field_default, field_doc in config.describe(variants.get(kind)):
             lines.append(_line(f"{name}.{field_name} [{kind}]", field_kind, field_default, field_doc))

@@ -57,19 +57,19 @@ def _fabula(
 
 presets.add(
     "fabula-1m",
-    _fabula(1_065_344, d_model=128, n_layers=4, heads=(2, 2), d_ff=352, vocab=2048, context=256),
+    _fabula(1_066_624, d_model=128, n_layers=4, heads=(2, 2), d_ff=352, vocab=2048, context=256),
 )
 presets.add(
     "fabula-3m",
-    _fabula(3_049_536, d_model=192, n_layers=6, heads=(3, 3), d_ff=512, vocab=2048, context=256),
+    _fabula(3_050_688, d_model=192, n_layers=6, heads=(3, 3), d_ff=512, vocab=2048, context=256),
 )
 presets.add(
     "fabula-10m",
-    _fabula(9_989_376, d_model=320, n_layers=7, heads=(5, 5), d_ff=864, vocab=4096, context=512),
+    _fabula(9_989_696, d_model=320, n_layers=7, heads=(5, 5), d_ff=864, vocab=4096, context=512),
 )
 presets.add(
     "fabula-30m",
-    _fabula(30_756_480, d_model=512, n_layers=9, heads=(8, 4), d_ff=1408, vocab=8192, context=512),
+    _fabula(30_747_264, d_model=512, n_layers=9, heads=(8, 4), d_ff=1408, vocab=8192, context=512),
 )
 presets.add(
     "alexandria-9m",

@@ -18,6 +18,9 @@ from fabula.tokenizer.special import SPECIAL_TEXT, SpecialTokens
 
 FILE = "tokenizer.json"
 
+# Capitals, accents in both forms, ligatures, spaces of all kinds, controls and specials: what a changed file loses first.
+_PROBE = "Él, e\u0301l  \t ﬁ² 漢字 🦊 \x00\x7f\r\n " + "".join(SPECIAL_TEXT.values()) + " Ωµ\u00a0 zas \n"
+
 
 class Tokenizer:
     """A byte-level tokenizer with its special tokens and fingerprint."""
@@ -25,6 +28,8 @@ class Tokenizer:
     def __init__(self, backend: Any, origin: str = "tokenizer") -> None:
         # `backend` is a tokenizers.Tokenizer; its type is left open so that importing this module stays cheap.
         backend.encode_special_tokens = True
+        backend.no_truncation()
+        backend.no_padding()
         self._backend = backend
         ids = {role: backend.token_to_id(text) for role, text in SPECIAL_TEXT.items()}
         missing = [SPECIAL_TEXT[role] for role, number in ids.items() if number is None]
@@ -34,6 +39,7 @@ class Tokenizer:
         self.vocab_size: int = backend.get_vocab_size()
         self._bytes = _token_bytes(backend, set(self.special.ids()), self.vocab_size, origin)
         self.fingerprint = storage.hash_data(json.loads(backend.to_str()))
+        self._check(origin)
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
@@ -53,6 +59,15 @@ class Tokenizer:
             if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
                 raise
             raise DamagedError(f"{file}: not a tokenizer that can be read ({_first_line(error)})") from None
+
+    def _check(self, origin: str) -> None:
+        """DamagedError unless the promises hold: all bytes are there, and a nasty text comes back."""
+        missing = set(range(256)) - {b[0] for b in self._bytes if len(b) == 1}
+        if missing:
+            raise DamagedError(f"{origin}: {len(missing)} of the 256 bytes have no token (first: 0x{min(missing):02x})")
+        ids = self.encode(_PROBE)
+        if self.decode(ids) != _PROBE or set(ids) & set(self.special.ids()):
+            raise DamagedError(f"{origin}: a text does not come back as it was; the file was changed by another tool")
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` into a folder."""

@@ -7,6 +7,7 @@ resumed run is the same run.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -37,10 +38,11 @@ def parse_budget(text: str) -> Budget:
     >>> parse_budget("200steps")
     Budget(amount=200.0, unit='steps')
     """
-    compact = text.strip().lower().replace(" ", "").replace("_", "").replace(",", "")
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([a-z]+)", compact)
-    if found:
-        number, word = float(found[1]), found[2]
+    compact = text.strip().lower().replace(" ", "").replace("_", "")
+    # A comma stands between thousands only: "1,5h" is one and a half to half the world, and must not become 15.
+    found = re.fullmatch(r"(\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?)([a-z]+)", compact, re.ASCII)
+    if found and math.isfinite(float(found[1].replace(",", ""))):
+        number, word = float(found[1].replace(",", "")), found[2]
         if word in _TIME and number > 0:
             return Budget(number * _TIME[word], "seconds")
         counted = re.fullmatch(r"([kmgb]?)(step|token|epoch)s?", word)

@@ -72,7 +72,7 @@ class AdamWConfig(OptimizerConfig):
     weight_decay: float = setting(0.1, "decay of matrices; embeddings, norms and biases are not decayed")
 
     def __post_init__(self) -> None:
-        _check_rates(self.lr, self.beta1, self.beta2, self.weight_decay)
+        _check_rates(self.lr, self.beta1, self.beta2, self.weight_decay, self.eps)
 
     def build(self, model: nn.Module) -> list[Optimizer]:
         groups = group_parameters(model)
@@ -104,7 +104,10 @@ class MuonConfig(OptimizerConfig):
     eps: float = setting(1e-8, "AdamW: added to the root")
 
     def __post_init__(self) -> None:
-        _check_rates(self.lr, self.beta1, self.beta2, self.weight_decay)
+        _check_rates(self.lr, self.beta1, self.beta2, self.weight_decay, self.eps)
+        for name in ("table_lr", "vector_lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum} must be at least 0 and below 1")
         if self.ns_steps < 1:
@@ -135,7 +138,7 @@ class MuonConfig(OptimizerConfig):
         return built
 
 
-def _check_rates(lr: float, beta1: float, beta2: float, weight_decay: float) -> None:
+def _check_rates(lr: float, beta1: float, beta2: float, weight_decay: float, eps: float) -> None:
     if not lr > 0:
         raise ValueError(f"lr={lr} must be above 0")
     for name, beta in (("beta1", beta1), ("beta2", beta2)):
@@ -143,6 +146,8 @@ def _check_rates(lr: float, beta1: float, beta2: float, weight_decay: float) -> 
             raise ValueError(f"{name}={beta} must be at least 0 and below 1")
     if weight_decay < 0:
         raise ValueError(f"weight_decay={weight_decay} must be at least 0")
+    if eps < 0:
+        raise ValueError(f"eps={eps} must be at least 0")
 
 
 def _adamw(

@@ -35,7 +35,7 @@ class ScheduleConfig:
         """The factor of the peak rate for step `step` (0 .. steps - 1) of a run of `steps`."""
         if not 0 <= step < steps:
             raise ValueError(f"step {step} is outside a run of {steps} steps")
-        rising = round(self.warmup * steps)
+        rising = min(round(self.warmup * steps), steps - 1)  # the last step is never part of the warm-up
         if step < rising:
             return (step + 1) / (rising + 1)
         # Progress after the warm-up: 0 at its end, 1 at the last step of the run.

@@ -182,7 +182,11 @@ class Pick(Node):
         lot = self.lot
         index = lot.draw(telling.random())
         telling.bits += lot.bits[index]
-        self.options[index].tell(telling)
+        option = self.options[index]
+        if type(option) is Text:  # the most frequent case, without a further call
+            telling.out.append(option.text)
+        else:
+            option.tell(telling)
 
     def read(self, text: str, at: int, memory: Memory) -> Iterator[Step]:
         for option, cost in zip(self.options, self.lot.bits, strict=True):
@@ -272,6 +276,11 @@ class Draw(Node):
         for index, entry in enumerate(words.entries):
             if index in used:
                 continue
+            if form:
+                # Most entries fail here at once, and only the others are worth a new memory.
+                node = entry.forms[form]
+                if isinstance(node, Text) and not text.startswith(node.text, at):
+                    continue
             after = memory.using(words, index)
             if self.bind:
                 after = after.binding(self.bind, entry)

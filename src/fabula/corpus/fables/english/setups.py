@@ -125,8 +125,8 @@ SETUPS: dict[str, dict[str, str]] = {
             |{^B} [examined|tried|weighed] {O}{carefully}; {A} [checked|turned over] {Q}{carefully}.
             {later}, {O} was already {B.whose} and {Q} was {A.whose}].""",
         "good": """[{later}, {A} tried out {Q}, {glad}, and {B} would not part with {O}
-            |A [month|year] later they were still so [happy|pleased|content|delighted] with the swap that
-            they drank a toast with {folk}
+            |A [month|year] later they were still so [happy|pleased|content|delighted] with the swap that they threw
+            a party for {folk}
             |{Folk} wished to do the same, and soon there was a [merry|small|lively|famous] swap market
             there].""",
         "bad": """[But|However,|Sadly,|Alas,|Even so,] {Q} [was about to break|had a hidden flaw|was good
@@ -233,7 +233,7 @@ SETUPS: dict[str, dict[str, str]] = {
             |kindness does not [keep accounts|boast]]""",
     },
     "conflict_resolution": {
-        "problem": """{when}, {they} [found|came upon|spotted] {look_toy_O} {under} {atree}, and each
+        "problem": """{+brief}{when}, {they} [found|came upon|spotted] {look_toy_O} {under} {atree}, and each
             [insisted|swore|said] that it was [theirs alone|a family treasure|the one lost last year].
             {^A} pulled [one way and {B} the other|to the right and {B} to the left], {angry} and {angry}.""",
         "proposal": """<dialogue:¶"[Let us find someone to listen|Let an outsider decide|We need a judge

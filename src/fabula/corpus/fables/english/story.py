@@ -64,11 +64,11 @@ def grammar() -> Grammar:
     g.rule(
         "fable",
         "{opening}<#19:{relation}><#27:{?foreshadowing}<foreshadowing: {M=omen.sign}>><#36:{setting}>"
-        "¶{S=setup.problem}{?dialogue}{?conflict}<conflict:<#76:{quarrel}|{spat}>>{S.proposal}"
+        "¶{S=setup.problem}{?dialogue}{?conflict}<conflict:<brief:{spat}|<#76:{quarrel}|{spat}>>>{S.proposal}"
         "¶{S.deed}"
         "¶{?bad_ending}<bad_ending:{S.bad}|{S.good}>"
         "<foreshadowing:<#201: <bad_ending:{M.bad}|{M.good}>>>"
-        "<#172:{?twist}<twist: <bad_ending:{sad_twist}|{glad_twist}>>>"
+        "<#180:{?twist}<twist: <bad_ending:{sad_twist}|{glad_twist}>>>"
         "<#173:<bad_ending:{sad_crowd}|{glad_crowd}>>"
         "<#191:{?moral}<moral:¶{moral}>>",
     )
@@ -196,7 +196,7 @@ def _add_talk(g: Grammar) -> None:
         |There were [shouts|reproaches|sour faces|shoves], and [for a while|for a moment] they did not [look at each other|speak]
         |They argued until [they lost their voices|the birds flew off|their throats hurt]]. >{calm}.""",
     )
-    # The short quarrel of a fable that is already long.
+    # The short quarrel of a fable that is already long, or quarrelsome enough (it has raised "brief").
     g.rule(
         "spat",
         """<dialogue:¶"{shout}!" [shouted|protested|snorted|exclaimed] {B}.

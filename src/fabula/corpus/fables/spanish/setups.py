@@ -129,7 +129,7 @@ SETUPS: dict[str, dict[str, str]] = {
             {later}, {O} ya era {B.del} y {Q}, {A.del}].""",
         "good": """[{later}, {A} estrenó {Q}, {glad@A}, y {B} no se separó {O.del}
             |Un [mes|año] después seguían tan [content{P.os}|felices|encantad{P.os}|satisfech{P.os}] con el
-            cambio que brindaron con {folk}
+            cambio que lo festejaron con {folk}
             |{Folk} quiso imitarlos, y pronto hubo allí un [alegre|pequeño|animado|famoso] mercado de
             trueques].""",
         "bad": """[Pero|Sin embargo,|Por desgracia,|Lástima:|Aun así,] {Q} [estaba a punto de romperse|tenía
@@ -237,7 +237,7 @@ SETUPS: dict[str, dict[str, str]] = {
             |la bondad no [lleva cuentas|se anuncia]]""",
     },
     "conflict_resolution": {
-        "problem": """{when}, {P} [encontraron|hallaron|vieron] {O=toy.un} {look_O} {under} {atree}, y cada
+        "problem": """{+brief}{when}, {P} [encontraron|hallaron|vieron] {O=toy.un} {look_O} {under} {atree}, y cada
             cual
             [aseguraba|juraba|decía] que era suy{O.o}. {^A} tiraba [de un lado y {B} del otro
             |hacia la derecha y {B} hacia la izquierda], {angry@P}.""",

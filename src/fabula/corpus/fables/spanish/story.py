@@ -65,11 +65,11 @@ def grammar() -> Grammar:
     g.rule(
         "fable",
         "{opening}<#19:{relation}><#27:{?foreshadowing}<foreshadowing: {M=omen.sign}>><#36:{setting}>"
-        "¶{S=setup.problem}{?dialogue}{?conflict}<conflict:<#76:{quarrel}|{spat}>>{S.proposal}"
+        "¶{S=setup.problem}{?dialogue}{?conflict}<conflict:<brief:{spat}|<#76:{quarrel}|{spat}>>>{S.proposal}"
         "¶{S.deed}"
         "¶{?bad_ending}<bad_ending:{S.bad}|{S.good}>"
         "<foreshadowing:<#201: <bad_ending:{M.bad}|{M.good}>>>"
-        "<#172:{?twist}<twist: <bad_ending:{sad_twist}|{glad_twist}>>>"
+        "<#180:{?twist}<twist: <bad_ending:{sad_twist}|{glad_twist}>>>"
         "<#173:<bad_ending:{sad_crowd}|{glad_crowd}>>"
         "<#191:{?moral}<moral:¶{moral}>>",
     )
@@ -189,7 +189,7 @@ def _add_talk(g: Grammar) -> None:
         |Hubo [gritos|reproches|malas caras|empujones], y [durante un rato|por un momento] no se [miraron|hablaron]
         |Discutieron hasta [perder la voz|espantar a los pájaros|que les dolió la garganta]]. >{calm}.""",
     )
-    # The short quarrel of a fable that is already long.
+    # The short quarrel of a fable that is already long, or quarrelsome enough (it has raised "brief").
     g.rule(
         "spat",
         "<dialogue:¶—¡{shout}! —[gritó|protestó|bufó|exclamó] {B}.| Hubo [gritos|reproches|malas caras|empujones].>",

@@ -1,0 +1,136 @@
+"""Presets: their counts, and recipes that change them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from fabula.config import Typed, build, to_data
+from fabula.model.attention import GroupedQueryAttention
+from fabula.model.config import ModelConfig
+from fabula.model.decoder import Decoder
+from fabula.model.ffn import GeluFFN, SwigluFFN
+from fabula.model.norms import RMSNormConfig
+from fabula.model.positions import Rope
+from fabula.model.presets import DEFAULT, presets, resolve
+
+
+@pytest.mark.parametrize("name", list(presets))
+def test_the_written_count_is_the_configurations_and_the_modules(name: str) -> None:
+    preset = presets.get(name)
+    with torch.device("meta"):
+        model = Decoder(preset.config)
+    assert preset.n_params == preset.config.n_params() == sum(p.numel() for p in model.parameters())
+    assert preset.source
+    assert build(ModelConfig, to_data(preset.config)) == preset.config
+
+
+def test_alexandria_has_the_published_count() -> None:
+    config = presets.get("alexandria-9m").config
+    assert config.n_params() == 9_028_608
+    assert dataclasses.replace(config, head_bias=True).n_params() == 9_036_867
+
+
+@pytest.mark.parametrize("vocab_size", [2048, 1000, 8192])
+def test_nima_has_the_published_count(vocab_size: int) -> None:
+    config = dataclasses.replace(presets.get("nima-tiny").config, vocab_size=vocab_size)
+    assert config.n_params() == 3_290_624 + 256 * vocab_size
+
+
+def test_lillm_has_the_published_count() -> None:
+    assert presets.get("lillm-39m").config.n_params() == 39_596_544
+
+
+def good(section: dict[str, Any]) -> ModelConfig:
+    problems: list[str] = []
+    _, config = resolve(section, problems)
+    assert problems == []
+    assert config is not None
+    return config
+
+
+def bad(section: dict[str, Any]) -> list[str]:
+    problems: list[str] = []
+    _, config = resolve(section, problems)
+    assert config is None
+    assert problems
+    return problems
+
+
+def test_without_a_word_the_default_preset() -> None:
+    problems: list[str] = []
+    assert resolve({}, problems) == (DEFAULT, presets.get(DEFAULT).config)
+    assert problems == []
+
+
+def test_a_value_changes_and_the_rest_stays() -> None:
+    base = presets.get("lillm-39m").config
+    made = good({"preset": "lillm-39m", "n_layers": 3, "ffn": {"d_ff": 99}, "position": {"theta": 500}})
+    assert made == dataclasses.replace(base, n_layers=3, ffn=SwigluFFN(d_ff=99), position=Rope(theta=500.0))
+
+
+def test_a_changed_kind_keeps_what_both_kinds_have() -> None:
+    made = good({"preset": "alexandria-9m", "ffn": {"kind": "gelu", "tanh": False}})
+    assert made.ffn == GeluFFN(d_ff=1024, bias=True, tanh=False)
+    made = good({"preset": "alexandria-9m", "ffn": {"kind": "swiglu", "d_ff": 64}, "position": {"kind": "rope"}})
+    assert made.ffn == SwigluFFN(d_ff=64, bias=True)
+    assert made.position == Rope()
+    made = good({"preset": "alexandria-9m", "norm": {"kind": "rmsnorm"}})
+    assert made.norm == RMSNormConfig(eps=1e-5), "the bias that RMSNorm has not is dropped, eps stays"
+
+
+def test_the_same_kind_said_again_changes_nothing() -> None:
+    assert good({"preset": "lillm-39m", "ffn": {"kind": "swiglu"}}) == presets.get("lillm-39m").config
+
+
+def test_values_typed_on_a_command_line() -> None:
+    section = {
+        "preset": Typed("lillm-39m"),
+        "n_layers": Typed("2"),
+        "tied": Typed("no"),
+        "ffn": {"kind": Typed("relu"), "bias": Typed("true")},
+        "attention": {"n_kv_heads": Typed("4")},
+    }
+    made = good(section)
+    assert (made.n_layers, made.tied) == (2, False)
+    assert to_data(made)["ffn"] == {"kind": "relu", "d_ff": 1408, "bias": True}
+    assert made.attention == GroupedQueryAttention(n_heads=16, n_kv_heads=4, head_dim=32)
+
+
+def test_resolving_leaves_the_preset_alone() -> None:
+    before = to_data(presets.get("lillm-39m").config)
+    good({"preset": "lillm-39m", "ffn": {"kind": "relu", "d_ff": 3}, "attention": {"n_heads": 8}})
+    assert to_data(presets.get("lillm-39m").config) == before
+
+
+@pytest.mark.parametrize("name", list(presets))
+def test_a_resolved_configuration_resolves_to_itself(name: str) -> None:
+    data = to_data(presets.get(name).config)
+    assert good({"preset": name, **data}) == presets.get(name).config
+    assert good({"preset": DEFAULT, **data}) == presets.get(name).config, "what is written out wins over the preset"
+
+
+def test_problems_name_value_rule_and_way_out() -> None:
+    assert bad({"preset": "lilm-39m"}) == [
+        'model.preset: unknown model preset "lilm-39m": did you mean "lillm-39m"?'
+    ]
+    assert bad({"preset": "lillm-39m", "attention": {"n_kv_heads": 5}}) == [
+        "model.attention: n_heads=16 must be a multiple of n_kv_heads=5; try n_kv_heads = 16, 8, 4, 2, 1"
+    ]
+    assert bad({"preset": "lillm-39m", "attention": {"head_dim": 33}}) == [
+        "model: RoPE turns pairs of numbers: head_dim=33 must be even"
+    ]
+    assert bad({"preset": "lillm-39m", "ffn": {"kind": "swigl"}}) == [
+        'model.ffn.kind: unknown ffn "swigl"; did you mean "swiglu"?'
+    ]
+    assert bad({"preset": "lillm-39m", "ffn": "relu"}) == ['model.ffn: expected a table, got "relu"']
+    assert bad({"preset": "lillm-39m", "norm": {"epsilon": 1}, "layers": 3}) == [
+        'model.norm.epsilon: unknown key; did you mean "eps"?',
+        'model.layers: unknown key; did you mean "n_layers"?',
+    ]
+    assert bad({"preset": "lillm-39m", "ffn": {"kind": "relu", "tanh": True}}) == [
+        "model.ffn.tanh: unknown key; valid: d_ff, bias"
+    ]
