@@ -11,7 +11,7 @@ data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,6 +152,24 @@ def checkpoints(run: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda c: c.step)
 
 
+def newest_sound(run: Path, note: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that verifies by hash; newer ones that do not are set aside, and `note` is told.
+
+    None when there is no checkpoint at all; DamagedError when there are some and none is sound.
+    """
+    folder = RunFolder(run).checkpoints
+    found = sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []
+    for path in found:
+        try:
+            return Checkpoint(path, storage.verify(path))
+        except DamagedError as error:
+            aside = storage.set_aside(path)
+            note(f"{error}; set aside as {aside.name}")
+    if found:
+        raise DamagedError(f"{run}: none of its {len(found)} checkpoints is sound; begin again with --fresh")
+    return None
+
+
 def last(run: Path) -> Checkpoint | None:
     """The newest complete checkpoint of a run."""
     found = checkpoints(run)
@@ -172,7 +190,10 @@ def find(path: Path, which: str = "best") -> Checkpoint:
     if not path.exists():
         raise InputError(f"no model at {path}: neither a run folder nor a checkpoint")
     if (path / WEIGHTS).exists() or (path / storage.MANIFEST).exists():
-        return Checkpoint(path, storage.verify(path, hashes=False))
+        manifest = storage.verify(path, hashes=False)
+        if manifest.get("kind") != "checkpoint":
+            raise InputError(f"{path}: neither a run folder nor a checkpoint (its manifest says: {manifest.get('kind')})")
+        return Checkpoint(path, manifest)
     chosen: Checkpoint | None
     if which in ("best", "last"):
         chosen = best(path) if which == "best" else last(path)

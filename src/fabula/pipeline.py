@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fabula import __version__, checkpoint, recipe, storage
+from fabula import __version__, checkpoint, config, recipe, storage
 from fabula.checkpoint import RunFolder
 from fabula.config import Data, to_data
 from fabula.corpus.run import Corpus
@@ -109,10 +109,13 @@ def run(
 
     `fresh` removes an older run of that name first. `until="train"` leaves out evaluation.
     """
-    loaded = recipe.load(Path(path), [(key, _as_text(value)) for key, value in (overrides or {}).items()])
-    folder = RunFolder(Path(runs) / (name or loaded.name))
+    given = [(key, _as_text(value)) for key, value in (overrides or {}).items()]
+    loaded = recipe.load(Path(path), [*given, ("name", name)] if name else given)
+    folder = RunFolder(Path(runs) / loaded.name)
     corpus = Corpus(loaded.corpus)
-    if fresh and folder.root.exists():
+    if fresh and folder.root.is_dir():
+        if any(folder.root.iterdir()) and not folder.log.exists() and not folder.recipe.exists():
+            raise InputError(f"{folder.root} is not a run folder and is not removed; choose another --name")
         storage.remove(folder.root)
     with stop_on_signals() as stop:
         return _Pipeline(loaded, folder, progress or Silent(), stop).run(corpus, until)
@@ -188,11 +191,15 @@ class _Pipeline:
 
     def run(self, corpus: Corpus, until: str | None) -> RunResult:
         """All stages."""
-        storage.sweep(self.folder.root)
+        self._sweep()
         for sentence in corpus.notes():
             self.progress.note(sentence)
-        tokenizer = self._tokenizer(corpus)
-        shards = self._data(corpus, tokenizer)
+        try:
+            tokenizer = self._tokenizer(corpus)
+            shards = self._data(corpus, tokenizer)
+        except Stopped as error:
+            again = "nothing was trained yet. Give the same command again to begin anew"
+            raise Stopped(f"{error}; {again}", error.exit_code - 128) from None
         preset, model = recipe.model_config(self.recipe, tokenizer.vocab_size)
         if "vocab_size" not in self.recipe.model:
             self.rules["model.vocab_size"] = f"{model.vocab_size:,}: the tokenizer's"
@@ -200,7 +207,7 @@ class _Pipeline:
 
     def continue_training(self) -> RunResult:
         """Training and what follows, from what the run folder holds."""
-        storage.sweep(self.folder.root)
+        self._sweep()
         tokenizer = Tokenizer.load(self.folder.tokenizer)
         shards = Shards(self.folder.data)
         for stage, detail in (("tokenizer", f"{tokenizer.vocab_size:,} tokens"), ("data", _tokens(shards))):
@@ -208,6 +215,10 @@ class _Pipeline:
                 self.stages.skip(stage, detail)
         preset, model = recipe.model_config(self.recipe, tokenizer.vocab_size)
         return self._train_and_after(preset, model, tokenizer, shards, None)
+
+    def _sweep(self) -> None:
+        for folder in (self.folder.root, self.folder.checkpoints, self.folder.root / "report"):
+            storage.sweep(folder)
 
     def _tokenizer(self, corpus: Corpus) -> Tokenizer:
         key = storage.hash_data(
@@ -288,7 +299,7 @@ class _Pipeline:
         if newest is not None and newest.manifest.get("train_key") != key:
             self._refuse_to_replace("the trained model", newest.manifest.get("train_inputs"), inputs)
         self._describe(preset, model, tokenizer, shards)
-        if self.stages.is_done("train", key) and newest is not None:
+        if self.stages.is_done("train", key) and newest is not None and self._is_last(newest):
             before = storage.read_json(self.folder.summary) if self.folder.summary.exists() else {}
             self.summary["train"] = before.get("train", {})
             self.summary["environment"] = newest.manifest["environment"]
@@ -307,6 +318,11 @@ class _Pipeline:
                     error.exit_code - 128,
                 ) from None
         return self._report(evaluation, samples)
+
+    def _is_last(self, newest: checkpoint.Checkpoint) -> bool:
+        """Whether the newest checkpoint is whole and the end of its run; else the run goes on from what there is."""
+        planned = storage.read_json(newest.path / checkpoint.TRAINER).get("steps")
+        return self._verified(newest.path) and newest.step == planned
 
     def _train(
         self, preset: str, model: ModelConfig, tokenizer: Tokenizer, shards: Shards, key: str, inputs: Data
@@ -363,15 +379,22 @@ class _Pipeline:
         started = time.monotonic()
         device = choose(self.recipe.train.device, self.recipe.train.threads)
         loaded = checkpoint.load(chosen.path)
-        made = evaluate_stage.run_on_split(
-            self.recipe.evaluate,
-            loaded.model.to(device.torch),
-            loaded.tokenizer,
-            shards.validation,
-            device,
-            self.progress,
-            self.stop,
-        )
+        try:
+            made = evaluate_stage.run_on_split(
+                self.recipe.evaluate,
+                loaded.model.to(device.torch),
+                loaded.tokenizer,
+                shards.validation,
+                device,
+                self.progress,
+                self.stop,
+            )
+        except Stopped as error:
+            self._write_summary("stopped")
+            raise Stopped(
+                f"{error}; the trained model is saved. Continue with: fabula resume {self.folder.root}",
+                error.exit_code - 128,
+            ) from None
         evaluation: Data = {"checkpoint": chosen.path.name, "step": chosen.step, "validation": made.to_data()}
         storage.write_json(self.folder.evaluation, evaluation)
         self.stages.record("evaluate", key, time.monotonic() - started, _bits(evaluation))
@@ -439,8 +462,12 @@ class _Pipeline:
         """InputError when the folder holds a model that the present recipe would not have made."""
         if checkpoint.last(self.folder.root) is None:
             return
-        changed = [f"{name}: {was} -> {now}" for name, was, now in _differences(old or {}, new or {})]
-        detail = f" ({'; '.join(changed[:6])})" if changed else ""
+        if old is None or new is None:
+            # What comes before training is compared as it was written down.
+            stored, present = config.load_toml(self.folder.recipe), to_data(self.recipe)
+            old, new = ({s: d.get(s, {}) for s in ("corpus", "tokenizer", "data")} for d in (stored, present))
+        changed = [f"{name}: {was} -> {now}" for name, was, now in _differences(old, new)]
+        detail = f" ({'; '.join(changed[:6]) or 'the text is not the same'})"
         raise InputError(
             f"{self.folder.root} holds a model made with other settings, and {what} would change{detail}; choose "
             "another --name, or give --fresh to remove the old run"

@@ -47,6 +47,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.name or any(c in self.name for c in "/\\\0") or self.name.startswith("."):
             raise ValueError(f"name={self.name!r} must be usable as a folder's name")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} must be at least 0 and below 2^63")
 
 
 def load(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> Recipe:

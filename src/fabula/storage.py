@@ -215,6 +215,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a damaged folder out of the way, for whoever wants to look at it; an older one of that name goes."""
+    aside = path.with_name(f"damaged-{path.name}")
+    remove(aside)
+    return path.rename(aside)
+
+
 def sweep(folder: Path) -> list[Path]:
     """Remove what dead processes left half-written in a folder; returns what was removed.
 

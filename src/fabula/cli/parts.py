@@ -86,9 +86,12 @@ def tokenizer_train(
     """Learn a byte-level BPE tokenizer from a corpus."""
     from fabula.corpus.run import Corpus
     from fabula.tokenizer import run as stage
+    from fabula.tokenizer.base import FILE
 
     given = [("corpus.source", source), ("tokenizer.vocab_size", vocab_size), *overrides.split(settings)]
     recipe = _section("tokenizer", given)
+    if out.is_dir() and any(out.iterdir()) and not (out / FILE).exists():
+        raise InputError(f"{out}: a folder with other things in it would be replaced; name a new one")
     made = Corpus(recipe.corpus)
     result = stage.run(recipe.tokenizer, made.sample(recipe.tokenizer.sample_bytes), made.training_bytes(), out)
     if json:

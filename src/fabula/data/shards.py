@@ -177,6 +177,8 @@ class Shards:
             raise InputError(f"{folder}: no prepared data here; run: fabula data prepare RECIPE")
         self.folder = folder
         self.manifest = storage.verify(folder, hashes=False)
+        if self.manifest.get("kind") != "data":
+            raise InputError(f"{folder}: not a data folder (its manifest says: {self.manifest.get('kind')})")
         if self.manifest.get("format") != FORMAT:
             raise DamagedError(
                 f"{folder}: data of format {self.manifest.get('format')}, this version reads {FORMAT}; prepare it again"

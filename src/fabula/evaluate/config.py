@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from fabula.config import setting
@@ -17,6 +18,8 @@ class EvaluateConfig:
     batch_rows: int = setting(16, "windows that are scored together")
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"best|last|(step-)?\d+", self.checkpoint):
+            raise ValueError(f'checkpoint="{self.checkpoint}" must be best, last or step-N')
         for name in ("stride", "validation_bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0")

@@ -113,7 +113,8 @@ class Evaluate(Callback):
         self.seconds = 0.0
 
     def on_step(self, trainer: Trainer, record: StepRecord) -> None:
-        if record.step in self.steps and not self.stop:
+        # The final weights are scored even when a signal comes during the last step: nothing would make up for it.
+        if record.step in self.steps and (not self.stop or record.step == trainer.steps):
             self.evaluate(trainer, record)
 
     def evaluate(self, trainer: Trainer, record: StepRecord) -> None:
@@ -249,12 +250,20 @@ class Watch(Callback):
 
     facts: Data = field(default_factory=dict)
 
+    def on_start(self, trainer: Trainer) -> None:
+        # A run that was killed after its last checkpoint has no step left to take.
+        self.remember(trainer)
+
     def on_step(self, trainer: Trainer, record: StepRecord) -> None:
+        self.remember(trainer)
+
+    def remember(self, trainer: Trainer) -> None:
+        """The present state as facts."""
         self.facts = {
-            "steps": record.step,
+            "steps": trainer.step,
             "planned_steps": trainer.steps,
-            "tokens": record.tokens,
-            "seconds": record.seconds,
-            "tokens_per_second": record.tokens / record.seconds if record.seconds else 0.0,
+            "tokens": trainer.tokens,
+            "seconds": trainer.seconds,
+            "tokens_per_second": trainer.tokens / trainer.seconds if trainer.seconds else 0.0,
             "peak_memory_bytes": peak_memory_bytes(),
         }

@@ -18,15 +18,15 @@ import torch
 from numpy.typing import NDArray
 
 from fabula import checkpoint as checkpoints
-from fabula import storage
 from fabula.checkpoint import RunFolder
 from fabula.config import Data
 from fabula.data.batch import Batch
 from fabula.data.loader import Loader, validation_rows
 from fabula.data.shards import Shards
 from fabula.device import Device, choose, environment, seed_everything
-from fabula.errors import DamagedError
+from fabula.errors import DamagedError, PromptError
 from fabula.generate.config import GenerateConfig
+from fabula.generate.run import encode_prompt
 from fabula.model.config import ModelConfig
 from fabula.model.decoder import Decoder
 from fabula.progress import Progress, StopFlag
@@ -85,7 +85,8 @@ def run(
     loader = Loader(shards.train, model_config.context_length, seed, config.isolate_documents)
     checker = Loader(shards.validation, model_config.context_length, seed, config.isolate_documents)
     byte_lengths = np.array(tokenizer.byte_lengths(), dtype=np.int64)
-    resumed = checkpoints.last(run_folder)
+    _check_prompts(sampling, tokenizer, model_config.context_length)
+    resumed = checkpoints.newest_sound(run_folder, progress.note)
     if resumed is None:
         with progress.task("measuring this machine", None, "") as _:
             rows = max(1, config.batch_tokens // model_config.context_length)
@@ -95,7 +96,6 @@ def run(
             plan = make_plan(config, model_config, speed, loader.n_rows, len(everything), sampling)
         seed_everything(seed)
     else:
-        storage.verify(resumed.path)
         state, tensors = checkpoints.trainer_state(resumed)
         plan = Plan(**state["plan"])
     for name, rule in plan.rules.items():
@@ -141,6 +141,17 @@ def run(
         "entered_at_step": 0 if resumed is None else resumed.step,
     }
     return TrainResult(plan, result, environment(device), samples.newest)
+
+
+def _check_prompts(sampling: GenerateConfig, tokenizer: Tokenizer, context: int) -> None:
+    """PromptError before the first step, not at the first milestone."""
+    for prompt in sampling.prompts:
+        size = len(encode_prompt(tokenizer, prompt))
+        if size > context:
+            raise PromptError(
+                f'generate.prompts: "{prompt[:40]}" has {size:,} tokens, the model\'s context holds {context:,}: '
+                "shorten it, or raise --model.context_length"
+            )
 
 
 def _resume(

@@ -340,7 +340,7 @@ NEIGHBOURS = """
 m postman, baker, shepherd, miller, blacksmith, teacher, lamplighter, f seamstress, m ferryman, gardener,
 woodcutter, mayor, clockmaker, weaver, m fisherman, innkeeper, potter, f shepherdess, musician, healer,
 carpenter, f milkmaid, cobbler, librarian, puppeteer, spinner, bell-ringer, apothecary, captain, cook,
-tailor, florist, goatherd, shopkeeper, locksmith, m watchman, painter, m fireman, midwife, glazier, ceramist,
+tailor, florist, goatherd, shopkeeper, locksmith, m watchman, painter, m fireman, f midwife, glazier, ceramist,
 sailor, dressmaker, mechanic, engineer, astronomer, park keeper, lion tamer, minstrel, poet, fishmonger,
 greengrocer, miner, knife-grinder, f washerwoman, troubadour, violinist, chimney sweep, beekeeper, m marquis,
 f countess, cheesemaker, botanist, architect, singer, m barber, toymaker, m hatter, water carrier, m ragman, guide,

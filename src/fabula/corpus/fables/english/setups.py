@@ -214,7 +214,7 @@ SETUPS: dict[str, dict[str, str]] = {
             | {^A} [thought for a moment|hardly hesitated|looked at the sky and sighed]: {B.whose} sorrow
             [worried|hurt] {A.him} more than being left with nothing.>""",
         "deed": """So {A} [handed {O} over|gave {O} away|put {O} in {B.his} hands] [in silence|gladly
-            |asking for nothing|with a bow|with all {A.his} heart]. <#135:[{^A} also [gave|made] {B.him}
+            |without asking for anything|with a bow|with all {A.his} heart]. <#135:[{^A} also [gave|made] {B.him}
             {food} for the journey
             |Then {A} walked with {B.him} as far as [the spring|the crossroads|the last house]|{^A} also
             spoke of {folk}]. >{^B}

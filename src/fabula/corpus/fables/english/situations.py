@@ -108,7 +108,7 @@ OMENS: tuple[tuple[str, str, str], ...] = (
      "That feather still lay on the ground, and [the wind|a gust|the rain] carried it off."),
     ("{^A.whose} grandmother always [said|repeated|warned] that {saying}.",
      "How right {A.whose} grandmother [was|had been]!",
-     "{^A} remembered [that grandmother|the words of that grandmother] too late."),
+     "{^A} remembered [the old saying|those wise words] too late."),
     ("A [distant|faraway|muffled] clap of thunder [rumbled|growled|rolled] [behind the hills|on the horizon], but nobody listened.",
      "The thunder was heard again, but now it [frightened nobody|had lost its teeth].",
      "The thunder was heard again, [this time very close|now right overhead]."),

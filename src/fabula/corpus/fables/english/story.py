@@ -202,7 +202,7 @@ def _add_talk(g: Grammar) -> None:
         """<dialogue:¶"{shout}!" [shouted|protested|snorted|exclaimed] {B}.
         | There were [shouts|reproaches|sour faces|shoves].>""",
     )
-    g.rule("yes", '¶"{accept}," [replied|answered|said|agreed] {B}<#105:[2*|3* {gesture}|2*, {glad}]>.')
+    g.rule("yes", '¶"{accept}," [replied|answered|said|responded] {B}<#105:[2*|3* {gesture}|2*, {glad}]>.')
     g.rule(
         "yes_told",
         " {^B} [accepted|said yes|agreed] [at once|willingly|after some thought|without hesitation|with relief].",

@@ -63,8 +63,9 @@ def adjective(source: str) -> Entry:
     """Forms m, f, mp, fp from the masculine, or from "masculine/feminine"."""
     masculine, slash, feminine = source.partition("/")
     if not slash:
-        if masculine.endswith("o") and " " not in masculine:
-            feminine = masculine[:-1] + "a"
+        head, space, rest = masculine.partition(" ")  # "hecho a mano": only the first word agrees
+        if head.endswith("o"):
+            feminine = head[:-1] + "a" + space + rest
         elif masculine.endswith("or"):
             feminine = masculine + "a"
         elif masculine.endswith("ón"):
@@ -82,8 +83,9 @@ def plural(word: str) -> str:
         return word[:-1] + "ces"
     if word.endswith("ón"):
         return word[:-2] + "ones"
-    if word.endswith("án"):
-        return word[:-2] + "anes"
+    for stressed, plain in (("án", "anes"), ("ín", "ines"), ("és", "eses")):
+        if word.endswith(stressed):
+            return word[:-2] + plain
     return word + ("s" if word[-1] in "aeioué" else "es")
 
 

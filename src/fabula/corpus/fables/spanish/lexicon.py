@@ -127,7 +127,7 @@ grisáceo, rosado, carmelita, jaspeado
 STATES = """
 2*viejo, 2*nuevo, brillante, diminuto, reluciente, gastado, precioso, antiguo, ligero, robusto, sencillo,
 elegante, remendado, polvoriento, magnífico, resistente, extraño, exquisito, valioso, resplandeciente,
-liso, misterioso, impecable, modesto, delicado, cubierto de polvo, lleno de pegatinas, hecho a mano,
+liso, misterioso, pulido, modesto, delicado, cubierto de polvo, lleno de pegatinas, hecho a mano,
 sin estrenar, de segunda mano, bonito, raro, sólido, barnizado, bruñido, abollado, chirriante, perfumado,
 sucio, limpio, estropeado por el tiempo/estropeada por el tiempo, de buena calidad,
 traído de lejos/traída de lejos, envuelto en papel/envuelta en papel, recién pintado/recién pintada,

@@ -217,7 +217,7 @@ SETUPS: dict[str, dict[str, str]] = {
             ¶—[Ya me arreglaré.|Eso no importa.|Yo tengo casa y abrigo.|Algún día me ayudarás tú.]
             | {^A} [lo pensó un momento|apenas lo dudó|miró el cielo y suspiró]: le [preocupaba|dolía] más
             la pena {B.del} que quedarse sin nada.>""",
-        "deed": """Y le [entregó|puso en las manos|regaló|prestó para siempre] {O}, [en silencio|con las dos
+        "deed": """Y le [entregó|ofreció|regaló|dejó para siempre] {O}, [en silencio|con las dos
             manos
             |sin pedir nada|con una reverencia|de todo corazón]. <#135:[Además le [dio|preparó] {meal} para
             el camino

@@ -106,7 +106,7 @@ OMENS: tuple[tuple[str, str, str], ...] = (
     ("Una pluma {colour.f} cayó entre {P}, y [nadie la recogió|nadie se fijó en ella].",
      "Antes de irse recogieron [del suelo|entre l{P.os} dos] aquella pluma y la guardaron como recuerdo.",
      "Aquella pluma seguía en el suelo, y [el viento|una ráfaga|la lluvia] se la llevó."),
-    ("La abuela {A.del} siempre [decía|repetía|avisaba] que {saying}.",
+    ("La abuela {A.del} siempre [decía|repetía|recordaba] que {saying}.",
      "¡Cuánta razón [tenía|había tenido] la abuela {A.del}!",
      "{^A} se acordó tarde [de su abuela|de las palabras de su abuela]."),
     ("Un trueno [lejano|remoto|apagado] [retumbó|gruñó|rodó] [tras los montes|en el horizonte], pero nadie le prestó atención.",
