@@ -21,7 +21,7 @@ from fabula.losses import IGNORE, linear_cross_entropy, linear_cross_entropy_exp
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if request.param is not None:
         monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", request.param)
-    yield
+    return
 
 
 def inputs(
@@ -98,6 +98,22 @@ def test_bfloat16_states_under_float32_weights(bias: bool) -> None:
         assert (rough.float() - fine).norm() < 0.02 * fine.norm()
     assert hidden.grad is not None
     assert (hidden.grad.dtype, weight.grad.dtype) == (torch.bfloat16, torch.float32)  # type: ignore[union-attr]
+
+
+def test_autocast_rules_the_products() -> None:
+    """Float32 states under autocast: products in bfloat16 as a linear layer's would be, gradients in float32."""
+    results = []
+    for loss in (linear_cross_entropy, linear_cross_entropy_explicit):
+        hidden, weight, targets, bias = inputs(200, 16, 33, True, 0.2)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            total = loss(hidden, weight, targets, bias)
+        total.backward()
+        results.append([total.detach(), *(t.grad for t in (hidden, weight, bias) if t is not None)])
+    for chunked, explicit in zip(*results, strict=True):
+        assert chunked.dtype == torch.float32
+        assert (chunked - explicit).norm() < 0.02 * explicit.norm()
+    exact = linear_cross_entropy(*inputs(200, 16, 33, True, 0.2))
+    assert float(exact.detach()) != float(results[0][0])
 
 
 @pytest.mark.parametrize("wanted", range(3), ids=["hidden", "weight", "bias"])

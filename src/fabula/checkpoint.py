@@ -158,8 +158,8 @@ def newest_sound(run: Path, note: Callable[[str], None]) -> Checkpoint | None:
     None when there is no checkpoint at all; DamagedError when there are some and none is sound.
     """
     folder = RunFolder(run).checkpoints
-    found = sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []
-    for path in found:
+    found = list(folder.glob("step-*")) if folder.is_dir() else []
+    for path in sorted(found, key=lambda p: int("0" + "".join(filter(str.isdigit, p.name))), reverse=True):
         try:
             return Checkpoint(path, storage.verify(path))
         except DamagedError as error:

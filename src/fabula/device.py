@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import random
-import resource
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -104,8 +103,14 @@ def synchronize(device: Device) -> None:
 
 def peak_memory_bytes() -> int:
     """The largest resident memory of this process so far, in bytes."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def environment(device: Device) -> dict[str, Any]:

@@ -31,6 +31,10 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, bias: 
     if not torch.is_grad_enabled():
         # A Function is told of requires_grad, not of no_grad: without this, gradients nobody asked for would be made.
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
+    place = hidden.device.type
+    if torch.is_autocast_enabled(place):
+        # Products in the format of the context, as a linear layer would; sums stay float32.
+        hidden = hidden.to(torch.get_autocast_dtype(place))
     total: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, bias)  # type: ignore[no-untyped-call]
     return total
 

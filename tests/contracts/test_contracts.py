@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from fabula.losses import linear_cross_entropy
 from fabula.model.attention import set_path
 from fabula.model.config import ModelConfig
 from fabula.model.decoder import Decoder
-from tests.contracts.variants import ALL, D, FAMILIES, V, VARIANTS, build, config, example, tokens
+from tests.contracts.variants import ALL, FAMILIES, VARIANTS, D, V, build, config, example, tokens
 
 every_variant = pytest.mark.parametrize("made", [c for _, c in VARIANTS], ids=[name for name, _ in VARIANTS])
 every_part = pytest.mark.parametrize(("family", "name"), ALL)
@@ -110,7 +111,7 @@ def test_cached_is_uncached_in_chunks(made: ModelConfig, cuts: tuple[int, ...]) 
     model, ids = build(made), tokens(2, 150)
     cache = model.new_cache()
     edges = [0, *cuts, 150]
-    parts = [model(ids[:, a:b], cache=cache) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [model(ids[:, a:b], cache=cache) for a, b in itertools.pairwise(edges)]
     close(torch.cat(parts, dim=1), model(ids))
 
 
@@ -132,9 +133,7 @@ def test_gradients_reach_every_parameter(made: ModelConfig) -> None:
     if made.dropout:
         model.train()
     hidden = model.hidden(ids[:, :-1])
-    linear_cross_entropy(
-        hidden.flatten(0, 1), model.head_weight, ids[:, 1:].flatten(), model.head_bias
-    ).backward()
+    linear_cross_entropy(hidden.flatten(0, 1), model.head_weight, ids[:, 1:].flatten(), model.head_bias).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name

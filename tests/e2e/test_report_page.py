@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.a_run import make
 
 from fabula.report.run import run
+from tests.report.a_run import make
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

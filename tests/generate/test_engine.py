@@ -104,7 +104,9 @@ def test_an_end_in_the_prompt_ends_nothing() -> None:
 
 def test_a_prompt_that_does_not_fit_is_refused_with_numbers() -> None:
     engine = Engine(build(config(context_length=8)), NEVER, CPU)
-    with pytest.raises(PromptError, match=r"has 11 tokens, the model's context holds 8: shorten it by at least 3 tokens"):
+    with pytest.raises(
+        PromptError, match=r"has 11 tokens, the model's context holds 8: shorten it by at least 3 tokens"
+    ):
         list(engine.stream([1] * 11, 5, GREEDY))
     with pytest.raises(PromptError, match="no ids"):
         list(engine.stream([], 5, GREEDY))

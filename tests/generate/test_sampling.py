@@ -110,7 +110,14 @@ def test_top_k_keeps_exactly_k_of_equals(k: int) -> None:
 
 def test_top_p_by_hand() -> None:
     logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
-    for p, expected in ((1e-9, [1]), (0.49, [1]), (0.51, [1, 3]), (0.79, [1, 3]), (0.81, [0, 1, 3]), (0.96, [0, 1, 2, 3])):
+    for p, expected in (
+        (1e-9, [1]),
+        (0.49, [1]),
+        (0.51, [1, 3]),
+        (0.79, [1, 3]),
+        (0.81, [0, 1, 3]),
+        (0.96, [0, 1, 2, 3]),
+    ):
         assert kept(keep_top_p(logits, p)) == expected
 
 

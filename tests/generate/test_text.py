@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -83,7 +85,7 @@ def test_the_pieces_do_not_matter(text: str, stops: list[str], data: st.DataObje
     raw = text.encode("utf-8")
     cuts = [] if data is None else sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=6)))
     edges = [0, *cuts, len(raw)]
-    pieces = [raw[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [raw[a:b] for a, b in itertools.pairwise(edges)]
     shown, stopped = play(pieces, stops)
     byte_by_byte, also_stopped = play(bytewise(text), stops)
     joined = "".join(shown)
@@ -100,5 +102,5 @@ def test_the_pieces_do_not_matter(text: str, stops: list[str], data: st.DataObje
 def test_any_bytes_in_any_pieces_decode_as_one(raw: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=6)))
     edges = [0, *cuts, len(raw)]
-    pieces = [raw[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [raw[a:b] for a, b in itertools.pairwise(edges)]
     assert "".join(play(pieces, [])[0]) == raw.decode("utf-8", errors="replace")

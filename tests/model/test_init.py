@@ -47,7 +47,9 @@ def test_vectors_start_neutral() -> None:
 
 @pytest.mark.parametrize("output", ["same", "depth_scaled", "zero"])
 @pytest.mark.parametrize("linear", ["normal", "fan_in"])
-def test_standard_deviations(linear: Literal["normal", "fan_in"], output: Literal["same", "depth_scaled", "zero"]) -> None:
+def test_standard_deviations(
+    linear: Literal["normal", "fan_in"], output: Literal["same", "depth_scaled", "zero"]
+) -> None:
     init = InitConfig(linear=linear, std=0.05, embedding_std=0.3, output=output)
     model = wide(init)
     outputs = {id(block.attention.out_proj) for block in model.blocks} | {id(block.ffn.down) for block in model.blocks}

@@ -114,9 +114,7 @@ def test_a_resolved_configuration_resolves_to_itself(name: str) -> None:
 
 
 def test_problems_name_value_rule_and_way_out() -> None:
-    assert bad({"preset": "lilm-39m"}) == [
-        'model.preset: unknown model preset "lilm-39m": did you mean "lillm-39m"?'
-    ]
+    assert bad({"preset": "lilm-39m"}) == ['model.preset: unknown model preset "lilm-39m": did you mean "lillm-39m"?']
     assert bad({"preset": "lillm-39m", "attention": {"n_kv_heads": 5}}) == [
         "model.attention: n_heads=16 must be a multiple of n_kv_heads=5; try n_kv_heads = 16, 8, 4, 2, 1"
     ]

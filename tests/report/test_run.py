@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tests.report.a_run import FILES, GENTLE, HOSTILE, make
 
 from fabula import config
 from fabula.errors import ConfigError, InputError
 from fabula.report.run import ReportConfig, run
+from tests.report.a_run import FILES, GENTLE, HOSTILE, make
 
 VOID = {"meta", "link", "input", "br", "img"}
 

@@ -1,0 +1,86 @@
+"""Which device, which format, how many threads; what a result depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fabula import device
+from fabula.config import dump_json
+from fabula.errors import InputError, MachineError
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def without(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [
+        (False, False, ("cpu", "float32", "no GPU found")),
+        (True, True, ("cuda", "bfloat16", "H200 found")),
+        (False, True, ("mps", "float32", "Apple GPU found")),
+    ],
+)
+def test_the_best_device_is_taken_and_the_reason_said(
+    cuda: bool, mps: bool, expected: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, cuda, mps)
+    chosen = device.choose("auto", 1)
+    assert (chosen.name, chosen.dtype, chosen.reason) == expected
+    assert device.choose("cpu", 1) == device.Device("cpu", "float32", 1, "asked for")
+
+
+def test_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, False, False)
+    for name in ("cuda", "mps"):
+        with pytest.raises(MachineError, match=f'device "{name}" is not available here'):
+            device.choose(name, 1)
+    with pytest.raises(InputError, match='unknown device "cdua": did you mean "cuda"'):
+        device.choose("cdua", 1)
+
+
+def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "available_cores", lambda: 3)
+    assert device.choose("cpu").threads == torch.get_num_threads() == 3
+    assert device.choose("cpu", 2).threads == torch.get_num_threads() == 2
+
+
+def test_autocast_is_on_for_bfloat16_alone() -> None:
+    x = torch.ones(2, 2)
+    for dtype, expected in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        with device.Device("cpu", dtype, 1, "").autocast():
+            assert (x @ x).dtype == expected
+
+
+def test_a_seed_reaches_every_generator() -> None:
+    import random
+
+    import numpy
+
+    def numbers() -> tuple[float, float, float]:
+        device.seed_everything(2**40 + 1)
+        return random.random(), float(numpy.random.rand()), float(torch.rand(()))
+
+    assert numbers() == numbers()
+
+
+def test_the_environment_is_plain_data() -> None:
+    facts = device.environment(device.Device("cpu", "float32", 1, "test"))
+    dump_json(facts)
+    assert facts["torch"] == torch.__version__
+    assert facts["device_reason"] == "test"
+    assert device.peak_memory_bytes() > 10_000_000
+    assert device.available_cores() >= 1
