@@ -169,8 +169,13 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("part", ["data/train-00000.tokens", "data/manifest.json", "tokenizer/tokenizer.json"])
-@pytest.mark.parametrize("how", ["flip", "remove"])
+@pytest.mark.parametrize(
+    ("part", "how"),
+    [
+        *[("data/train-00000.tokens", "flip"), ("data/train-00000.documents", "remove"), ("data/manifest.json", "remove")],
+        *[("tokenizer/tokenizer.json", "flip"), ("tokenizer/manifest.json", "remove")],
+    ],
+)
 def test_a_damaged_stage_of_an_untrained_run_is_made_again(
     copied_run: Path, tmp_path: Path, part: str, how: str
 ) -> None:

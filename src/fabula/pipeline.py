@@ -62,7 +62,10 @@ class _Stages:
 
     @classmethod
     def of(cls, folder: RunFolder) -> _Stages:
-        return cls(folder, storage.read_json(folder.stages) if folder.stages.exists() else {})
+        done = storage.read_json(folder.stages) if folder.stages.exists() else {}
+        if not isinstance(done, dict) or not all(isinstance(facts, dict) for facts in done.values()):
+            raise DamagedError(f"{folder.stages}: damaged; remove it, then: fabula resume {folder.root}")
+        return cls(folder, done)
 
     def is_done(self, stage: str, key: str) -> bool:
         return bool(self.done.get(stage, {}).get("key") == key)
@@ -228,7 +231,8 @@ class _Pipeline:
             tokenizer = Tokenizer.load(self.folder.tokenizer)
             self.stages.skip("tokenizer", f"{tokenizer.vocab_size:,} tokens")
             return tokenizer
-        self._refuse_to_replace("the tokenizer")
+        if not self.stages.is_done("tokenizer", key):
+            self._refuse_to_replace("the tokenizer")
         started = time.monotonic()
         settings = self.recipe.tokenizer
         total = corpus.training_bytes()
@@ -263,7 +267,8 @@ class _Pipeline:
             shards = Shards(self.folder.data)
             self.stages.skip("data", _tokens(shards))
             return shards
-        self._refuse_to_replace("the data")
+        if not self.stages.is_done("data", key):
+            self._refuse_to_replace("the data")
         started = time.monotonic()
         shards = data_stage.run(self.recipe.data, corpus, tokenizer, self.folder.data, self.progress, self.stop)
         quarantined = shards.manifest["funnel"]["quarantined"]
@@ -284,6 +289,11 @@ class _Pipeline:
     def _train_and_after(
         self, preset: str, model: ModelConfig, tokenizer: Tokenizer, shards: Shards, until: str | None
     ) -> RunResult:
+        if self.recipe.evaluate.stride > model.context_length:
+            raise InputError(
+                f"evaluate.stride={self.recipe.evaluate.stride} is larger than the model's context of "
+                f"{model.context_length:,}"
+            )
         settings = to_data(self.recipe.train)
         for name in _INCIDENTAL:
             settings.pop(name)
