@@ -18,6 +18,7 @@ from fabula.language_model import LanguageModel, load
 from fabula.model.config import ModelConfig
 from fabula.model.decoder import Decoder
 from fabula.model.presets import resolve
+from fabula.tokenizer.base import Tokenizer
 from fabula.tokenizer.bpe import train_bpe
 
 TEXT = "El conejo saltó la cerca y la niña rió. ¡Qué día! 🐇 " * 20
@@ -136,11 +137,13 @@ def test_settings_that_are_wrong(lm: LanguageModel) -> None:
         lm.generate("a", max_new_tokens=-1)
 
 
-@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
-def test_decode_is_the_exact_inverse_of_encode(saved: Path, text: str) -> None:
-    from fabula.tokenizer.base import Tokenizer
+@pytest.fixture(scope="module")
+def tokenizer(saved: Path) -> Tokenizer:
+    return Tokenizer.load(saved)
 
-    tokenizer = Tokenizer.load(saved)
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_decode_is_the_exact_inverse_of_encode(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 

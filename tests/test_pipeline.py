@@ -81,7 +81,7 @@ def test_a_run_has_everything_in_it(tiny_run: Path) -> None:
     assert summary["status"] == "finished"
     assert summary["train"]["steps"] == tiny.STEPS
     assert storage.read_json(tiny_run / "evaluation.json")["validation"]["bits_per_byte"] > 0
-    assert not [p for p in tiny_run.rglob(".writing-*")]
+    assert not list(tiny_run.rglob(".writing-*"))
 
 
 def test_a_second_time_everything_is_skipped(copied_run: Path, tmp_path: Path) -> None:
@@ -172,7 +172,11 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "how"),
     [
-        *[("data/train-00000.tokens", "flip"), ("data/train-00000.documents", "remove"), ("data/manifest.json", "remove")],
+        *[
+            ("data/train-00000.tokens", "flip"),
+            ("data/train-00000.documents", "remove"),
+            ("data/manifest.json", "remove"),
+        ],
         *[("tokenizer/tokenizer.json", "flip"), ("tokenizer/manifest.json", "remove")],
     ],
 )
@@ -389,5 +393,3 @@ def test_a_stride_longer_than_the_context_is_told_before_training(tmp_path: Path
     with pytest.raises(InputError, match="stride"):
         pipeline.run(tiny.write_recipe(tmp_path), {"evaluate.stride": 33, "train.budget": "2steps"}, runs=tmp_path)
     assert not (tmp_path / "tiny" / "checkpoints").exists()
-
-

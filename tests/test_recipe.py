@@ -79,7 +79,12 @@ def test_bad_values(tmp_path: Path, name: str, value: str, message: str) -> None
 def test_overrides_win(tmp_path: Path) -> None:
     made = recipe.load(
         tiny.write_recipe(tmp_path),
-        [("train.budget", "7steps"), ("train.optimizer.lr", "0.5"), ("generate.prompts", "a, b"), ("model.d_model", "64")],
+        [
+            ("train.budget", "7steps"),
+            ("train.optimizer.lr", "0.5"),
+            ("generate.prompts", "a, b"),
+            ("model.d_model", "64"),
+        ],
     )
     assert made.train.budget == "7steps"
     assert to_data(made.train)["optimizer"]["lr"] == 0.5
@@ -88,7 +93,9 @@ def test_overrides_win(tmp_path: Path) -> None:
 
 
 def test_an_override_may_change_the_kind(tmp_path: Path) -> None:
-    made = recipe.load(tiny.write_recipe(tmp_path), [("train.optimizer.kind", "adamw"), ("train.optimizer.lr", "0.001")])
+    made = recipe.load(
+        tiny.write_recipe(tmp_path), [("train.optimizer.kind", "adamw"), ("train.optimizer.lr", "0.001")]
+    )
     assert to_data(made.train)["optimizer"]["kind"] == "adamw"
 
 
@@ -97,7 +104,7 @@ def test_an_override_may_change_the_kind(tmp_path: Path) -> None:
     [
         (b"[train", "not valid TOML"),
         (b"a = 1\na = 2", "not valid TOML"),
-        (b"description = \"ma\xf1ana\"", "not UTF-8"),
+        (b'description = "ma\xf1ana"', "not UTF-8"),
         (b"\x00", "not valid TOML"),
     ],
 )

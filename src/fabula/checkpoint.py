@@ -192,17 +192,19 @@ def find(path: Path, which: str = "best") -> Checkpoint:
     if (path / WEIGHTS).exists() or (path / storage.MANIFEST).exists():
         manifest = storage.verify(path, hashes=False)
         if manifest.get("kind") != "checkpoint":
-            raise InputError(f"{path}: neither a run folder nor a checkpoint (its manifest says: {manifest.get('kind')})")
+            raise InputError(
+                f"{path}: neither a run folder nor a checkpoint (its manifest says: {manifest.get('kind')})"
+            )
         return Checkpoint(path, manifest)
     chosen: Checkpoint | None
     if which in ("best", "last"):
         chosen = best(path) if which == "best" else last(path)
     else:
-        wanted = which.removeprefix("step-")
+        wanted = which.removeprefix("step-").lstrip("0") or "0"
         steps = {str(c.step): c for c in checkpoints(path)}
-        if wanted.lstrip("0") not in steps:
+        if wanted not in steps:
             raise InputError(f'{path}: no checkpoint "{which}"; there are: best, last, steps {", ".join(steps)}')
-        chosen = steps[wanted.lstrip("0")]
+        chosen = steps[wanted]
     if chosen is None:
         damaged = list(RunFolder(path).checkpoints.glob("step-*"))
         if damaged:

@@ -6,7 +6,6 @@ hundred times slower than an fp32 one (docs/log.md).
 
 from __future__ import annotations
 
-import os
 import platform
 import random
 import sys
@@ -42,15 +41,14 @@ class Device:
 
 
 def choose(name: str = "auto", threads: int = 0) -> Device:
-    """The device called `name`, or the best one here; MachineError when it is not there. Sets the thread count.
+    """The device called `name`, or the best one here; MachineError when it is not there.
 
-    `threads` 0 takes every core that this process may use.
+    `threads` above 0 sets torch's thread count; 0 leaves it as it is: every core, or what OMP_NUM_THREADS says.
     """
     import torch
 
-    count = threads or available_cores()
-    if torch.get_num_threads() != count:
-        torch.set_num_threads(count)
+    if threads and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
     if name == "auto":
         name, reason = _best(torch)
     else:
@@ -63,7 +61,7 @@ def choose(name: str = "auto", threads: int = 0) -> Device:
         if missing:
             raise MachineError(f'device "{name}" is not available here; use --train.device auto or cpu')
     dtype = "bfloat16" if name == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    return Device(name=name, dtype=dtype, threads=count, reason=reason)
+    return Device(name=name, dtype=dtype, threads=torch.get_num_threads(), reason=reason)
 
 
 def _best(torch: Any) -> tuple[str, str]:
@@ -72,13 +70,6 @@ def _best(torch: Any) -> tuple[str, str]:
     if torch.backends.mps.is_available():
         return "mps", "Apple GPU found"
     return "cpu", "no GPU found"
-
-
-def available_cores() -> int:
-    """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def seed_everything(seed: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 IGNORE = -100
 
@@ -68,7 +69,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> Tensor:
-        # Under autocast the hidden states arrive in bfloat16: the products run in that format, the sums in float32.
+        # Products run in the format of the hidden states, sums in float32.
         dtype = hidden.dtype
         head = weight.to(dtype)
         wants_hidden, wants_weight, _, wants_bias = ctx.needs_input_grad
@@ -109,6 +110,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         scale = grad_outputs[0]
         if ctx.gradients is None:

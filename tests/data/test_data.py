@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -38,7 +39,9 @@ def stream(split: Split) -> list[int]:
     return split.read(0, split.n_tokens).tolist()
 
 
-def prepare(source: Path, tokenizer: Tokenizer, out: Path, config: DataConfig | None = None, **corpus: object) -> Shards:
+def prepare(
+    source: Path, tokenizer: Tokenizer, out: Path, config: DataConfig | None = None, **corpus: object
+) -> Shards:
     settings = CorpusConfig(source=str(source), **corpus)  # type: ignore[arg-type]
     return run(config or DataConfig(), open_corpus(settings), tokenizer, out, Silent(), StopFlag())
 
@@ -173,7 +176,7 @@ def test_each_row_exactly_once_an_epoch(
         starts = sorted(row[0] for row in rows)
         assert len(set(starts)) == loader.n_rows
         # Rows follow one another without gap or overlap.
-        assert all(b - a == context for a, b in zip(starts, starts[1:], strict=False))
+        assert all(b - a == context for a, b in itertools.pairwise(starts))
         for row in rows:
             assert row == list(range(row[0], row[0] + context))
 
@@ -229,9 +232,7 @@ def test_an_error_in_the_thread_reaches_the_reader(tiny_data: Shards, monkeypatc
 def test_another_seed_another_order_and_another_epoch_another_cut(tiny_data: Shards) -> None:
     a, b = (Loader(tiny_data.train, 16, seed, False) for seed in (0, 1))
     assert not torch.equal(a.batch(0, 32).tokens, b.batch(0, 32).tokens)
-    cuts = {
-        tuple(sorted(map(tuple, a.batch(epoch * a.n_rows, a.n_rows).tokens.tolist()))[0]) for epoch in range(4)
-    }
+    cuts = {tuple(sorted(map(tuple, a.batch(epoch * a.n_rows, a.n_rows).tokens.tolist()))[0]) for epoch in range(4)}
     assert len(cuts) > 1
 
 

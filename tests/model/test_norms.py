@@ -31,6 +31,14 @@ def test_rms_norm_gradient_is_that_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda a, b: _RMSNormFunction.apply(a, b, 1e-3), (x, weight))
 
 
+def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
+    """The gradient written by hand takes what the forward pass kept for constants."""
+    x = torch.randn(2, 4, requires_grad=True)
+    (slope,) = torch.autograd.grad(RMSNorm(4, 1e-6)(x).square().sum() + x.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.square().sum().backward()
+
+
 def test_by_hand() -> None:
     norm = RMSNorm(2, 0.0)
     with torch.no_grad():

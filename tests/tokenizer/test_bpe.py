@@ -277,8 +277,6 @@ def test_trained_twice_with_one_thread_or_two_the_file_is_the_same(tmp_path: Pat
 # ---- damage ------------------------------------------------------------------------------------------------
 
 
-
-
 def test_no_tokenizer_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no tokenizer at"):
         Tokenizer.load(tmp_path)

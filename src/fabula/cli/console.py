@@ -6,7 +6,9 @@ With a terminal a task is a bar with rate and time left; without one it is a pla
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +26,21 @@ def out(text: str, end: str = "\n") -> None:
 def out_json(data: Any) -> None:
     """The one JSON document of a command with --json."""
     out(json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def speak_utf8() -> None:
+    """Write UTF-8 whatever the locale: accents are content. Names of files that are not UTF-8 keep their bytes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def typed(text: str) -> str:
+    """A text as it was typed: where the locale is not UTF-8, Python hands its bytes on as lone surrogates."""
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except (UnicodeDecodeError, UnicodeEncodeError):
+        return text
 
 
 def say(text: str) -> None:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from fabula import __version__
-from fabula.cli import overrides
+from fabula.cli import console, overrides
+from fabula.cli.console import say
 from fabula.errors import FabulaError
 
 # verb -> where it is, and the sentence that help shows for it (help must not import the verbs)
@@ -56,12 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     if debug:
         given.remove("--debug")
+    console.speak_utf8()
     sys.exit(_run(given, debug))
 
 
 def _run(given: list[str], debug: bool) -> int:
-    from fabula.cli.console import say
-
     try:
         build_app()(overrides.gather(given), exit_on_error=False, print_error=False, result_action="return_value")
     except FabulaError as error:
@@ -79,6 +79,9 @@ def _run(given: list[str], debug: bool) -> int:
             raise
         say("fabula: interrupted")
         return 130
+    except SystemExit:
+        # rich, which draws the help, leaves like this when whoever read it has gone.
+        return 0
     except BrokenPipeError:
         # Whoever read our output has gone (`fabula ... | head`): not an error, and nothing more can be printed.
         sys.stderr.close()

@@ -85,7 +85,7 @@ def generate(
     model: Model,
     /,
     *,
-    prompt: Annotated[str, Parameter(help="the beginning; empty: from nothing")] = "",
+    prompt: Annotated[str, Parameter(allow_leading_hyphen=True, help="the beginning; empty: from nothing")] = "",
     max_new_tokens: Annotated[int, Parameter(help="most tokens to add")] = 200,
     temperature: Annotated[float, Parameter(help="0 is greedy")] = 0.7,
     top_k: Annotated[int, Parameter(help="keep the k likeliest tokens; 0: all")] = 0,
@@ -93,7 +93,8 @@ def generate(
     min_p: Annotated[float, Parameter(help="keep tokens of this share of the likeliest one's probability")] = 0.0,
     repetition_penalty: Annotated[float, Parameter(help="above 1 makes seen tokens less likely")] = 1.0,
     stop: Annotated[
-        tuple[str, ...], Parameter(negative=(), help="a text that ends the generation; may be repeated")
+        tuple[str, ...],
+        Parameter(negative=(), allow_leading_hyphen=True, help="a text that ends the generation; may be repeated"),
     ] = (),
     seed: Annotated[int, Parameter(help="the same seed gives the same text")] = 0,
     checkpoint: Which = "best",
@@ -106,6 +107,7 @@ def generate(
     from fabula.generate.run import encode_prompt, gather
     from fabula.language_model import load
 
+    prompt = console.typed(prompt)
     config = build(
         GenerateConfig,
         {
@@ -115,7 +117,7 @@ def generate(
             "top_p": top_p,
             "min_p": min_p,
             "repetition_penalty": repetition_penalty,
-            "stop": list(stop),
+            "stop": [console.typed(s) for s in stop],
             "seed": seed,
         },
     )

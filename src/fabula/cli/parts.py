@@ -107,7 +107,13 @@ def tokenizer_train(
 
 
 @tokenizer.command(name="view")
-def tokenizer_view(tokenizer: TokenizerPath, text: str, /, *, json: Json = False) -> None:
+def tokenizer_view(
+    tokenizer: TokenizerPath,
+    text: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    /,
+    *,
+    json: Json = False,
+) -> None:
     """Show how a text is cut: |to|ken|s|.
 
     Parameters
@@ -115,7 +121,7 @@ def tokenizer_view(tokenizer: TokenizerPath, text: str, /, *, json: Json = False
     text
         the text to cut
     """
-    loaded = _tokenizer(tokenizer)
+    loaded, text = _tokenizer(tokenizer), console.typed(text)
     ids = loaded.encode(text)
     pieces = [loaded.decode([number]) for number in ids]
     if json:

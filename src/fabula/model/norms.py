@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from fabula.config import setting
 from fabula.registry import Registry
@@ -90,6 +91,7 @@ class _RMSNormFunction(torch.autograd.Function):
         return unit * weight
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         (grad,) = grad_outputs
         unit, scale, weight = ctx.saved_tensors

@@ -75,7 +75,10 @@ class LearnedPosition(Position):
 @positions.register("sinusoidal")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SinusoidalPositions(PositionConfig):
-    """Fixed sines and cosines of falling frequency, added to the embedding (arXiv:1706.03762, section 3.5)."""
+    """Fixed sines and cosines of falling frequency, added to the embedding (arXiv:1706.03762, section 3.5).
+
+    The paper scales embeddings up to meet the amplitude of 1; here `init.embedding_std` decides (0.02 is far below it).
+    """
 
     def check(self, d_model: int, head_dim: int) -> None:
         if d_model % 2:

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from fabula.config import Data
 from fabula.model.config import ModelConfig
 
-# Bytes a parameter while training in float32: weight, gradient, and two moments (Muon keeps one).
-_TRAINING_BYTES = {"adamw": 16, "muon": 12}
+
+def state_bytes(model: ModelConfig, optimizer: str) -> int:
+    """Weights, gradients and moments in float32: 16 bytes a parameter; Muon keeps one moment of the blocks' matrices."""
+    parts = model.parts()
+    muon = parts["attention"] + parts["ffn"] if optimizer == "muon" else 0
+    return 16 * model.n_params() - 4 * muon
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ def estimate(
     parameters = model.n_params()
     tokens_per_step = batch_rows * model.context_length
     per_token = model.training_flops_per_token()
-    state = _TRAINING_BYTES.get(optimizer, 16) * parameters
+    state = state_bytes(model, optimizer)
     return Estimate(
         parameters=parameters,
         parts=model.parts(),

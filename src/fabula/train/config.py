@@ -29,7 +29,7 @@ class TrainConfig:
     keep: int = setting(3, "newest checkpoints that are kept, beside the best one; at least 2")
     log_every: int = setting(0, "steps between two lines of metrics; 0: about 500 lines a run")
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
-    threads: int = setting(0, "processor threads; 0: every core of this process")
+    threads: int = setting(0, "processor threads; 0: every core, or what OMP_NUM_THREADS says")
 
     def __post_init__(self) -> None:
         parse_budget(self.budget)
