@@ -25,12 +25,6 @@ TEXT = "El conejo saltó la cerca y la niña rió. ¡Qué día! 🐇 " * 20
 CONTEXT = 40
 
 
-@pytest.fixture(autouse=True)
-def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`device.choose` takes every core there is: let it find one."""
-    monkeypatch.setattr("fabula.device.available_cores", lambda: 1)
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_bpe([TEXT], 300)

@@ -9,7 +9,7 @@ from fabula.model.config import ModelConfig
 
 
 def state_bytes(model: ModelConfig, optimizer: str) -> int:
-    """Weights, gradients and moments in float32: 16 bytes a parameter; Muon keeps one moment of the blocks' matrices."""
+    """Weights, gradients and moments in float32: 16 bytes a parameter, 12 for the matrices that Muon trains."""
     parts = model.parts()
     muon = parts["attention"] + parts["ffn"] if optimizer == "muon" else 0
     return 16 * model.n_params() - 4 * muon
