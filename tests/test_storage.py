@@ -45,7 +45,7 @@ def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
 def test_an_error_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "f.txt"
     storage.write_text(path, "old")
-    with pytest.raises(KeyboardInterrupt), storage.open_replacing(path) as file:
+    with pytest.raises(KeyboardInterrupt), storage.open_replacing(path) as file:  # noqa: PT012
         file.write(b"half")
         assert path.read_text() == "old"
         raise KeyboardInterrupt
@@ -175,7 +175,7 @@ def test_an_error_leaves_nothing_and_keeps_the_older_folder(tmp_path: Path, erro
     old = sealed(tmp_path / "thing")
     before = storage.verify(old)
     for final in (tmp_path / "thing", tmp_path / "new"):
-        with pytest.raises(error), storage.publish(final) as building:
+        with pytest.raises(error), storage.publish(final) as building:  # noqa: PT012
             (building / "half.txt").write_text("half")
             raise error
     assert storage.verify(old) == before

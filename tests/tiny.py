@@ -100,12 +100,26 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **changes}
 
 
+def on_one_core() -> None:
+    """Keep a process that is being started on one core (where the system can): its threads would only wait."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        os.sched_setaffinity(0, {cores[worker % len(cores)]})
+
+
 def call(
     *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 60
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `fabula` as a process and wait for it."""
     return subprocess.run(
-        command(*arguments), cwd=cwd, env=env or environment(), capture_output=True, timeout=timeout, check=False
+        command(*arguments),
+        cwd=cwd,
+        env=env or environment(),
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+        preexec_fn=on_one_core if os.name == "posix" else None,
     )
 
 

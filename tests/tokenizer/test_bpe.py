@@ -358,11 +358,14 @@ def test_a_damaged_file_is_damaged_or_keeps_its_promise(tiny_tokenizer: Tokenize
     data = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))
     MUTATIONS[name](data)
     (tmp_path / FILE).write_text(json.dumps(data), encoding="utf-8")
+    refusal = ""
     try:
         loaded = Tokenizer.load(tmp_path)
     except DamagedError as error:
-        assert str(tmp_path) in str(error)
-        assert len(str(error).splitlines()) == 1
+        refusal = str(error)
+    if refusal:
+        assert str(tmp_path) in refusal
+        assert len(refusal.splitlines()) == 1
         return
     for text in ("Él zurció diez ñoquis ¿no? 🦊 \n  <|endoftext|>", "a" * 3000, *NASTY):
         assert loaded.decode(loaded.encode(text)) == text

@@ -18,7 +18,7 @@ from fabula.tokenizer.special import SPECIAL_TEXT, SpecialTokens
 
 FILE = "tokenizer.json"
 
-# Capitals, accents in both forms, ligatures, spaces of all kinds, controls and specials: what a changed file loses first.
+# Capitals, accents in both forms, ligatures, spaces, controls and specials: what a changed file loses first.
 _PROBE = "Él, e\u0301l  \t ﬁ² 漢字 🦊 \x00\x7f\r\n " + "".join(SPECIAL_TEXT.values()) + " Ωµ\u00a0 zas \n"
 
 
