@@ -6,13 +6,11 @@ trained is ever replaced silently: another recipe in the same run folder is refu
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +21,15 @@ from fabula.corpus.run import Corpus
 from fabula.data import run as data_stage
 from fabula.data.shards import FORMAT, Shards, dtype_for
 from fabula.device import choose
-from fabula.errors import DamagedError, InputError, Stopped
+from fabula.errors import DamagedError, FabulaError, InputError, Stopped
 from fabula.evaluate import run as evaluate_stage
 from fabula.model.config import ModelConfig
 from fabula.plan import hardware
 from fabula.plan import run as plan_stage
-from fabula.progress import Progress, Silent, StopFlag, Task, stop_on_signals
+from fabula.progress import Progress, Silent, StopFlag, stop_on_signals
 from fabula.recipe import Recipe
 from fabula.report import run as report_stage
+from fabula.stages import Logged, Stages, now
 from fabula.tokenizer import run as tokenizer_stage
 from fabula.tokenizer.base import Tokenizer
 from fabula.train import run as train_stage
@@ -50,52 +49,6 @@ class RunResult:
     evaluation: Data
     samples: list[Data]
     report: Path
-
-
-@dataclass(slots=True)
-class _Stages:
-    """Which stages are done with which key; times for the summary."""
-
-    folder: RunFolder
-    done: Data = field(default_factory=dict)
-    rows: list[Data] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, folder: RunFolder) -> _Stages:
-        done = storage.read_json(folder.stages) if folder.stages.exists() else {}
-        if not isinstance(done, dict) or not all(isinstance(facts, dict) for facts in done.values()):
-            raise DamagedError(f"{folder.stages}: damaged; remove it, then: fabula resume {folder.root}")
-        return cls(folder, done)
-
-    def is_done(self, stage: str, key: str) -> bool:
-        return bool(self.done.get(stage, {}).get("key") == key)
-
-    def record(self, stage: str, key: str, seconds: float, detail: str) -> None:
-        """A stage was done now."""
-        self.rows.append({"stage": stage, "seconds": seconds, "skipped": False, "detail": detail})
-        self.done[stage] = {"key": key, "seconds": seconds}
-        storage.write_json(self.folder.stages, self.done)
-
-    def skip(self, stage: str, detail: str) -> None:
-        """A stage is up to date; its time is the one it took when it was done."""
-        self.rows.append({"stage": stage, "seconds": self.done[stage]["seconds"], "skipped": True, "detail": detail})
-
-
-class _Logged:
-    """A watcher that also writes sentences into the run's log.txt."""
-
-    def __init__(self, inner: Progress, path: Path) -> None:
-        self._inner, self._path = inner, path
-
-    @contextlib.contextmanager
-    def task(self, name: str, total: float | None, unit: str) -> Iterator[Task]:
-        storage.append_line(self._path, f"{_now()} {name}")
-        with self._inner.task(name, total, unit) as task:
-            yield task
-
-    def note(self, message: str) -> None:
-        storage.append_line(self._path, f"{_now()} {message}")
-        self._inner.note(message)
 
 
 def run(
@@ -186,9 +139,9 @@ class _Pipeline:
 
     def __init__(self, loaded: Recipe, folder: RunFolder, progress: Progress, stop: StopFlag) -> None:
         self.recipe, self.folder, self.stop = loaded, folder, stop
-        self.progress = _Logged(progress, folder.log)
-        self.stages = _Stages.of(folder)
-        self.started = _now()
+        self.progress = Logged(progress, folder.log)
+        self.stages = Stages.of(folder)
+        self.started = now()
         self.rules: dict[str, str] = dict(loaded.rules)
         self.summary: Data = {}
 
@@ -273,7 +226,7 @@ class _Pipeline:
         shards = data_stage.run(self.recipe.data, corpus, tokenizer, self.folder.data, self.progress, self.stop)
         quarantined = shards.manifest["funnel"]["quarantined"]
         if quarantined:
-            self.progress.note(f"{quarantined:,} unreadable records are in {self.folder.data / data_stage.QUARANTINE}")
+            self.progress.note(f"unreadable records: {quarantined:,}, in {self.folder.data / data_stage.QUARANTINE}")
         self.stages.record("data", key, time.monotonic() - started, _tokens(shards))
         return shards
 
@@ -319,14 +272,7 @@ class _Pipeline:
             samples = self._train(preset, model, tokenizer, shards, key, inputs)
         evaluation: Data = {}
         if until != "train":
-            try:
-                evaluation = self._evaluate(shards)
-            except Stopped as error:
-                self._write_summary("stopped")
-                raise Stopped(
-                    f"{error}; the model is trained. Continue with: fabula resume {self.folder.root}",
-                    error.exit_code - 128,
-                ) from None
+            evaluation = self._evaluate(shards)
         return self._report(evaluation, samples)
 
     def _is_last(self, newest: checkpoint.Checkpoint) -> bool:
@@ -361,6 +307,9 @@ class _Pipeline:
             raise Stopped(
                 f"{error}; {place}. Continue with: fabula resume {self.folder.root}", error.exit_code - 128
             ) from None
+        except FabulaError:
+            self._write_summary("stopped")
+            raise
         self.rules.update(result.plan.rules)
         storage.write_text(self.folder.recipe, recipe.dump(self.recipe, preset, model, self.rules))
         self.summary["train"] = result.facts
@@ -505,7 +454,3 @@ def _tokens(shards: Shards) -> str:
 
 def _bits(evaluation: Data) -> str:
     return f"{evaluation['validation']['bits_per_byte']:.4f} bits per byte"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -275,7 +275,11 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         number = _system_error(error)
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if number == errno.EFBIG:
+            raise MachineError(
+                f"{path}: larger than this system lets a file be (ulimit -f); nothing older was touched"
+            ) from error
+        if number in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(_existing(path)).free
             raise MachineError(
                 f"{path}: the disk is full ({free:,} bytes free); free some space, nothing older was touched"

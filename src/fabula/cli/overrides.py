@@ -13,6 +13,9 @@ from fabula.errors import InputError
 
 _DOTTED = re.compile(r"--([A-Za-z_][\w-]*(?:\.[\w-]+)+)(?:=(.*))?", re.DOTALL)
 
+# A dash where the dot belongs. No verb has options of its own that begin like this.
+_DASHED = re.compile(r"--(corpus|tokenizer|data|model|train|evaluate|generate|report)-([\w.-]+)(?:=.*)?", re.DOTALL)
+
 
 def gather(arguments: Sequence[str]) -> list[str]:
     """The arguments with every dotted setting rewritten as `--set NAME=VALUE`.
@@ -28,6 +31,9 @@ def gather(arguments: Sequence[str]) -> list[str]:
         argument = arguments[index]
         index += 1
         found = _DOTTED.fullmatch(argument)
+        dashed = _DASHED.fullmatch(argument)
+        if dashed is not None:
+            raise InputError(f"unknown option {argument}; settings are written with a dot: --{dashed[1]}.{dashed[2]}")
         if found is None:
             rewritten.append(argument)
             if argument == "--":

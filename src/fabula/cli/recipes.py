@@ -42,6 +42,9 @@ def _run(
 
     A stopped run is continued, stages that are up to date are skipped. Ctrl-C saves and leaves.
     """
+    from fabula.config import load_toml
+
+    load_toml(recipe)  # a wrong path is told before torch is imported
     from fabula import pipeline
 
     result = pipeline.run(
@@ -62,6 +65,9 @@ def _train(
     settings: Settings = (),
 ) -> None:
     """The stages of a recipe up to the trained model; no final evaluation."""
+    from fabula.config import load_toml
+
+    load_toml(recipe)  # a wrong path is told before torch is imported
     from fabula import pipeline
 
     result = pipeline.run(

@@ -16,7 +16,7 @@ class TrainConfig:
     """How a model is trained."""
 
     budget: str = setting("5m", "how long: a time (90s, 5m, 1h) or 200steps, 20Mtokens, 3epochs")
-    batch_tokens: int = setting(4096, "tokens in one optimizer step; rows = batch_tokens / context_length")
+    batch_tokens: int = setting(2048, "tokens in one optimizer step; rows = batch_tokens / context_length")
     micro_rows: int = setting(0, "rows that are computed at once; 0: all rows of a step; less needs less memory")
     clip: float = setting(1.0, "largest norm of the gradient; 0: no clipping")
     isolate_documents: bool = setting(True, "attention and positions stay inside a document of a packed row")
