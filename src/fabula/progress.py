@@ -21,6 +21,9 @@ class Task(Protocol):
     def advance(self, amount: float = 1, note: str = "") -> None:
         """`amount` more is done; `note` replaces the text beside the bar."""
 
+    def resize(self, total: float) -> None:
+        """There is another amount to do than was said."""
+
 
 class Progress(Protocol):
     """A watcher of long work."""
@@ -34,6 +37,9 @@ class Progress(Protocol):
 
 class _SilentTask:
     def advance(self, amount: float = 1, note: str = "") -> None:
+        pass
+
+    def resize(self, total: float) -> None:
         pass
 
 

@@ -82,6 +82,10 @@ class _Counted:
             self.note = note
         self.show()
 
+    def resize(self, total: float) -> None:
+        self.total = total
+        self.show()
+
     def show(self) -> None:
         raise NotImplementedError
 

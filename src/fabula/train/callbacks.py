@@ -7,8 +7,9 @@ that a checkpoint knows its own quality.
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,50 @@ class Metrics(Callback):
         self._waiting = []
 
 
+class Settle(Callback):
+    """Fixes the number of steps of a time budget from the run's own first steps, once.
+
+    What was measured before the run may have met a busy moment of the machine. After `share` of the time (a minute at
+    most) the steps that fit the time left are counted again, at the median pace so far. `apply` is told the steps and
+    the seconds of one: those of the plan when they are less than `tolerance` apart. Then the number stays.
+    """
+
+    share, most, tolerance = 0.15, 60.0, 0.1
+
+    def __init__(self, seconds: float, planned: float, apply: Callable[[int, float], None]) -> None:
+        self.seconds, self.planned, self.apply = seconds, planned, apply
+        self._began = self._before = 0.0
+        self._paces: list[float] = []
+        self._settled = False
+
+    def on_start(self, trainer: Trainer) -> None:
+        self._began = self._before = time.perf_counter()
+
+    def on_step(self, trainer: Trainer, record: StepRecord) -> None:
+        if self._settled:
+            return
+        now = time.perf_counter()
+        self._paces.append(now - self._before)
+        self._before = now
+        elapsed = now - self._began
+        last = record.step == trainer.steps
+        if not last and (elapsed < min(self.share * self.seconds, self.most) or len(self._paces) < 3):
+            return
+        self._settled = True
+        pace = statistics.median(self._paces)
+        steps = record.step + max(1, int((self.seconds - elapsed) / pace))
+        if abs(steps / trainer.steps - 1) <= self.tolerance:
+            steps, pace = trainer.steps, self.planned
+        trainer.steps = steps
+        self.apply(steps, pace)
+
+
 class Evaluate(Callback):
     """Scores a fixed set of validation rows at given steps, the last of them the end of the run."""
 
     def __init__(
         self,
-        steps: Sequence[int],
+        steps: Container[int],
         loader: Loader,
         starts: NDArray[np.int64],
         batch_rows: int,
@@ -108,7 +147,7 @@ class Evaluate(Callback):
         latest: Latest,
         stop: StopFlag,
     ) -> None:
-        self.steps, self.loader, self.starts, self.batch_rows = set(steps), loader, starts, batch_rows
+        self.steps, self.loader, self.starts, self.batch_rows = steps, loader, starts, batch_rows
         self.byte_lengths, self.path, self.latest, self.stop = byte_lengths, path, latest, stop
         self.seconds = 0.0
 
@@ -151,9 +190,9 @@ class Samples(Callback):
     """Continues the same prompts at given steps and writes the texts down."""
 
     def __init__(
-        self, steps: Sequence[int], tokenizer: Tokenizer, config: GenerateConfig, path: Path, stop: StopFlag
+        self, steps: Container[int], tokenizer: Tokenizer, config: GenerateConfig, path: Path, stop: StopFlag
     ) -> None:
-        self.steps, self.tokenizer, self.config, self.path, self.stop = set(steps), tokenizer, config, path, stop
+        self.steps, self.tokenizer, self.config, self.path, self.stop = steps, tokenizer, config, path, stop
         self.newest: list[Data] = []
 
     def on_start(self, trainer: Trainer) -> None:
@@ -185,7 +224,7 @@ class Save(Callback):
 
     def __init__(
         self,
-        steps: Sequence[int],
+        steps: Container[int],
         run_folder: Path,
         tokenizer: Tokenizer,
         keep: int,
@@ -195,7 +234,7 @@ class Save(Callback):
         plan: Data,
     ) -> None:
         self.plan = plan  # stored with the state, so that a resumed run is the same run
-        self.steps, self.run_folder, self.tokenizer, self.keep = set(steps), run_folder, tokenizer, keep
+        self.steps, self.run_folder, self.tokenizer, self.keep = steps, run_folder, tokenizer, keep
         self.facts, self.latest, self.progress = facts, latest, progress
 
     def on_step(self, trainer: Trainer, record: StepRecord) -> None:

@@ -8,7 +8,7 @@ same run.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import log
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from fabula.model.decoder import Decoder
 from fabula.progress import Progress, StopFlag
 from fabula.tokenizer.base import Tokenizer
 from fabula.train.budget import Budget, parse_budget, steps_for
-from fabula.train.callbacks import Bar, Evaluate, Latest, Metrics, Samples, Save, Watch, milestones
+from fabula.train.callbacks import Bar, Evaluate, Latest, Metrics, Samples, Save, Settle, Watch, milestones
 from fabula.train.config import TrainConfig
 from fabula.train.objective import NextToken
 from fabula.train.speed import Speed, measure
@@ -50,6 +50,8 @@ class Plan:
     micro_rows: int
     evaluation_rows: int
     milestones: list[int]
+    seconds: float  # of a time budget: what is left for steps; 0 for other budgets
+    step_seconds: float  # a step, measured
     rules: dict[str, str]  # dotted name of a value to the sentence that explains it
 
 
@@ -104,16 +106,36 @@ def run(
     latest, watch = Latest(), Watch()
     factor = shards.train.n_tokens / max(1, shards.train.n_bytes) / log(2)
     starts = validation_rows(shards.validation, model_config.context_length, plan.evaluation_rows)
-    samples = Samples(plan.milestones, tokenizer, sampling, folder.samples, stop)
+    # A time budget has no milestones until its steps are settled, within the first minute.
+    settling = resumed is None and plan.seconds > 0
+    marks = set() if settling else set(plan.milestones)
+    samples = Samples(marks, tokenizer, sampling, folder.samples, stop)
+    evaluate = Evaluate(marks, checker, starts, plan.batch_rows, byte_lengths, folder.metrics, latest, stop)
+    stored = asdict(plan)
     save_facts = {**facts, "environment": environment(device)}
     callbacks: list[Callback] = [
         Metrics(folder.metrics, config.log_every or max(1, plan.steps // 500), factor),
-        Evaluate(plan.milestones, checker, starts, plan.batch_rows, byte_lengths, folder.metrics, latest, stop),
+        evaluate,
         samples,
         watch,
-        Save(plan.milestones, run_folder, tokenizer, config.keep, save_facts, latest, progress, asdict(plan)),
+        Save(marks, run_folder, tokenizer, config.keep, save_facts, latest, progress, stored),
     ]
     with progress.task("training", plan.steps, "steps") as task:
+
+        def settle(steps: int, step_seconds: float) -> None:
+            nonlocal plan
+            if steps == plan.steps:
+                marks.update(plan.milestones)
+                return
+            plan = settled(plan, steps, step_seconds, config.checkpoints)
+            marks.update(plan.milestones)
+            stored.update(asdict(plan))
+            evaluate.starts = validation_rows(shards.validation, model_config.context_length, plan.evaluation_rows)
+            task.resize(steps)
+            progress.note(f"train.steps: {plan.rules['train.steps']}")
+
+        if settling:
+            callbacks.insert(0, Settle(plan.seconds, plan.step_seconds, settle))
         trainer = Trainer(
             model=model,
             objective=NextToken(),
@@ -198,6 +220,21 @@ def _speed(
     return measure(config, model_config, batch, scored, lengths, min(rows, config.micro_rows or rows), device, seconds)
 
 
+def settled(plan: Plan, steps: int, step_seconds: float, n_milestones: int) -> Plan:
+    """A plan of other steps for the same time; scored rows follow the pace, so that their share of the time stays."""
+    rows = max(1, round(plan.evaluation_rows * min(1.0, plan.step_seconds / step_seconds)))
+    rule = f"{steps:,}: {plan.seconds:,.0f} s at {step_seconds * 1e3:,.1f} ms a step, the pace of the first steps"
+    rules = {**plan.rules, "train.steps": f"{rule}; before the run it was {plan.step_seconds * 1e3:,.1f} ms"}
+    return replace(
+        plan,
+        steps=steps,
+        evaluation_rows=rows,
+        milestones=milestones(steps, n_milestones),
+        step_seconds=step_seconds,
+        rules=rules,
+    )
+
+
 def make_plan(
     config: TrainConfig,
     model_config: ModelConfig,
@@ -211,6 +248,7 @@ def make_plan(
     rows = max(1, config.batch_tokens // context)
     budget = parse_budget(config.budget)
     pause = config.checkpoints * speed.pause(sampling, context)
+    net = 0.0
     if budget.unit == "seconds":
         # What evaluation, samples and saves will take is set aside first; the rest is steps.
         net = max(budget.amount * 0.5, budget.amount * (1 - config.evaluation_share) - pause)
@@ -227,4 +265,4 @@ def make_plan(
         "train.evaluation_rows": f"{evaluated:,} of {validation_rows:,} validation rows, {len(marks)} times: at most "
         f"{config.evaluation_share:.0%} of the training time",
     }
-    return Plan(steps, rows, min(rows, config.micro_rows or rows), evaluated, marks, rules)
+    return Plan(steps, rows, min(rows, config.micro_rows or rows), evaluated, marks, net, speed.step, rules)

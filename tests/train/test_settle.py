@@ -1,0 +1,66 @@
+"""A time budget keeps to its time although the machine was busy when it was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from fabula.train import callbacks
+from fabula.train.callbacks import Settle
+from fabula.train.run import Plan, settled
+from fabula.train.trainer import StepRecord
+
+
+@dataclass
+class Run:
+    """A trainer's number of steps, and a clock that a step moves on."""
+
+    steps: int
+    now: float = 100.0
+
+
+def steps_taken(monkeypatch: pytest.MonkeyPatch, planned: int, pace: float) -> tuple[Run, list[Any]]:
+    run, told = Run(planned), []
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: run.now)
+    settle = Settle(100.0, 100.0 / planned, lambda steps, seconds: told.append((steps, seconds)))
+    settle.on_start(run)  # type: ignore[arg-type]
+    step = 0
+    while step < run.steps:
+        step += 1
+        run.now += pace
+        settle.on_step(run, StepRecord(step, 0, 0.0, 0.0, 1.0, 0.0, pace))  # type: ignore[arg-type]
+    return run, told
+
+
+def test_a_faster_machine_gets_more_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, told = steps_taken(monkeypatch, planned=100, pace=0.25)
+    assert told == [(run.steps, pytest.approx(0.25))]
+    assert run.now - 100 == pytest.approx(100, abs=0.3), "the run takes the time that was given"
+
+
+def test_a_slower_machine_gets_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, told = steps_taken(monkeypatch, planned=1000, pace=0.5)
+    assert len(told) == 1, "once"
+    assert run.steps == pytest.approx(200, abs=1)
+    assert run.now - 100 == pytest.approx(100, abs=0.6)
+
+
+def test_a_good_plan_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, told = steps_taken(monkeypatch, planned=100, pace=1.05)
+    assert (run.steps, told) == (100, [(100, 1.0)])
+
+
+def test_a_plan_far_too_short_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, told = steps_taken(monkeypatch, planned=4, pace=0.5)
+    assert len(told) == 1
+    assert run.now - 100 == pytest.approx(100, abs=0.6)
+
+
+def test_the_plan_follows() -> None:
+    plan = Plan(100, 8, 8, 40, [50, 100], 90.0, 0.9, {"train.steps": "old", "train.epochs": "kept"})
+    slower = settled(plan, 50, 1.8, 2)
+    assert (slower.steps, slower.milestones, slower.evaluation_rows) == (50, [25, 50], 20)
+    assert slower.rules["train.steps"].startswith("50: 90 s at 1,800.0 ms a step")
+    assert settled(plan, 200, 0.45, 2).evaluation_rows == 40, "a faster pace does not score more rows than planned"
