@@ -180,9 +180,7 @@ def usable_venv(state: dict) -> bool:
     if not os.path.isdir(VENV):
         return False
     if not os.path.exists(os.path.join(VENV, "pyvenv.cfg")) and os.listdir(VENV):
-        raise Failure(
-            f"{VENV} is in the way and is no virtual environment: move it or delete it, then try again"
-        )
+        raise Failure(f"{VENV} is in the way and is no virtual environment: move it or delete it, then try again")
     if state.get("root", ROOT) != ROOT:
         say("the repository was moved since .venv was made: making a new one")
         return False
@@ -237,9 +235,7 @@ def install_torch(requirement: str, source: str, replace: bool) -> None:
         elif os.path.isdir(source):
             arguments += ["--find-links", os.path.abspath(source)]
         else:
-            raise Failure(
-                "FABULA_TORCH must be the address of a package index (https://...) or a folder with wheels"
-            )
+            raise Failure("FABULA_TORCH must be the address of a package index (https://...) or a folder with wheels")
         say(f"installing {requirement} from FABULA_TORCH (the largest download)")
     else:
         say(f"installing {requirement} (the largest download: some GB where it is a CUDA build)")

@@ -1,6 +1,6 @@
 """How fast is the generator of fables? Documents a second of one core, for each language.
 
-    python benchmarks/fables.py
+python benchmarks/fables.py
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python benchmarks/learning.py CORPUS --nanogpt CHECKOUT [--seconds 180]
 
 CORPUS is one text file; its first 90 % of characters are for training, the rest is held out, as nanoGPT's
-data/shakespeare_char does. Both sides get `--seconds` of training each, in slices in turn, with `--threads` threads. Each
-measures its own step first and plans its schedule for that many steps; evaluation is not counted. Both are scored on all of
-the held-out text, every byte once, in windows of their own context that do not overlap.
+data/shakespeare_char does. Both sides get `--seconds` of training each, in slices in turn, with `--threads` threads.
+Each measures its own step first and plans its schedule for that many steps; evaluation is not counted. Both are scored
+on all of the held-out text, every byte once, in windows of their own context that do not overlap.
 """
 
 from __future__ import annotations
@@ -171,15 +171,21 @@ class NanoGPT(Learner):
 
     def reset(self) -> None:
         import torch
+
         from model import GPT, GPTConfig
 
         torch.manual_seed(1337 + self.seed)
         with contextlib.redirect_stdout(io.StringIO()):
             self.model = GPT(
                 GPTConfig(
-                    block_size=self.context, vocab_size=self.n_letters, n_layer=4, n_head=4, n_embd=128, dropout=0.0,
+                    block_size=self.context,
+                    vocab_size=self.n_letters,
+                    n_layer=4,
+                    n_head=4,
+                    n_embd=128,
+                    dropout=0.0,
                     bias=False,
-                )  # fmt: skip
+                )
             )
             self.optimizer = self.model.configure_optimizers(1e-1, 1e-3, (0.9, 0.99), "cpu")
         self.parameters = sum(p.numel() for p in self.model.parameters())
@@ -234,9 +240,7 @@ def main() -> None:
     given = parser.parse_args()
     overrides = [(name, value) for name, _, value in (text.partition("=") for text in given.set)]
     corpus = str(given.corpus.resolve())
-    systems = [
-        System("ours", Ours, (corpus, str(given.recipe), overrides, given.seed, given.seconds), given.threads)
-    ]
+    systems = [System("ours", Ours, (corpus, str(given.recipe), overrides, given.seed, given.seconds), given.threads)]
     if given.nanogpt is not None:
         arguments = (corpus, str(given.nanogpt), given.seed, given.seconds)
         systems.append(System("nanoGPT", NanoGPT, arguments, given.threads))
@@ -247,7 +251,8 @@ def main() -> None:
             break
         alternate(systems, 1, given.slice)
     print(f"\n{given.corpus.name}, {given.seconds:.0f} s of training each, {given.threads} threads, seed {given.seed}")
-    print(f"{'system':10} {'parameters':>11} {'steps':>6} {'tokens':>11} {'seconds':>8} {'bits/byte':>10} {'peak MB':>8}")
+    header = ("system", "parameters", "steps", "tokens", "seconds", "bits/byte", "peak MB")
+    print("{:10} {:>11} {:>6} {:>11} {:>8} {:>10} {:>8}".format(*header))
     for system in systems:
         made, memory = system.close()
         print(

@@ -1,7 +1,7 @@
 """Fair timing on a noisy machine: every system in a process of its own, given slices of time in turn (A B A B ...).
 
-A system is a class with `advance(seconds)`, which works for about that long and returns a list of (what, seconds) records, and
-`result()`, asked once at the end. Its process does nothing between slices, so that only one system uses the machine.
+A system is a class with `advance(seconds)`, which works for about that long and returns a list of records, and
+`result()`, asked once at the end. Its process does nothing between slices: only one system uses the machine.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/train_step.py --nanogpt CHECKOUT
 
-CHECKOUT is a clone of github.com/karpathy/nanoGPT; without it only our rows are printed. Both sides train on random ids in
-float32, uncompiled, with gradient clipping at 1 and their own AdamW. "same" is our decoder with nanoGPT's parts (learned
-positions, LayerNorm, GELU, tied head, no biases); "fabula" is the default architecture of that width, with the default
-optimizer.
+CHECKOUT is a clone of github.com/karpathy/nanoGPT; without it only our rows are printed. Both sides train on random ids
+in float32, uncompiled, with gradient clipping at 1 and their own AdamW. "same" is our decoder with nanoGPT's parts
+(learned positions, LayerNorm, GELU, tied head, no biases); "fabula" is the default architecture of that width, with the
+default optimizer.
 """
 
 from __future__ import annotations
@@ -117,9 +117,14 @@ class NanoGPT(Steps):
         with contextlib.redirect_stdout(io.StringIO()):
             self.model = GPT(
                 GPTConfig(
-                    block_size=context, vocab_size=vocabulary, n_layer=layers, n_head=heads, n_embd=width, dropout=0.0,
+                    block_size=context,
+                    vocab_size=vocabulary,
+                    n_layer=layers,
+                    n_head=heads,
+                    n_embd=width,
+                    dropout=0.0,
                     bias=False,
-                )  # fmt: skip
+                )
             )
             self.optimizer = self.model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
         super().__init__(shape)
@@ -153,7 +158,8 @@ def main() -> None:
         alternate(systems, given.rounds, given.seconds)
         tokens = shape[3] * shape[5]
         print(f"\n{name}, {given.threads} threads")
-        print(f"{'system':22} {'ms/step':>8} {'tokens/s':>9} {'q25..q75 ms':>13} {'steps':>6} {'peak MB':>8} {'ratio':>6}")
+        header = ("system", "ms/step", "tokens/s", "q25..q75 ms", "steps", "peak MB", "ratio")
+        print("{:22} {:>8} {:>9} {:>13} {:>6} {:>8} {:>6}".format(*header))
         rows = [(s.name, s.records, s.close()[1]) for s in systems]
         peer = next((statistics.median(r) for n, r, _ in rows if n == "nanoGPT"), None)
         for system, times, memory in rows:
