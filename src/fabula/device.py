@@ -106,12 +106,12 @@ def peak_memory_bytes() -> int:
 
 def environment(device: Device) -> dict[str, Any]:
     """What a result depends on besides its recipe: versions, processor, threads."""
+    from importlib.metadata import version
+
     import torch
 
-    import fabula
-
     return {
-        "fabula": fabula.__version__,
+        "fabula": version("fabula"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
