@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, settings
 
 from tests import tiny
 
+pytest_plugins = ["tests.faults.tally"]
+
 settings.register_profile(
     "fabula", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -12,6 +12,7 @@ import pytest
 
 from fabula import storage
 from fabula.errors import DamagedError, InputError, MachineError
+from fabula.storage.disk import Disk, in_use
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -192,15 +193,15 @@ def test_publish_replaces_the_older_folder_whole(tmp_path: Path) -> None:
 
 def test_when_the_swap_fails_the_older_folder_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = sealed(tmp_path / "thing")
-    rename = Path.rename
 
-    def fails(self: Path, target: Path) -> Path:
-        if target == old and "-old-" not in self.name:
-            raise OSError(5, "Input/output error")
-        return rename(self, target)
+    class Failing(Disk):
+        def rename(self, before: Path, after: Path) -> None:
+            if after == old and "-old-" not in before.name:
+                raise OSError(5, "Input/output error")
+            super().rename(before, after)
 
-    monkeypatch.setattr(Path, "rename", fails)
-    with pytest.raises(OSError, match="Input/output"), storage.publish(old) as building:
+    monkeypatch.setattr(in_use, "disk", Failing())
+    with pytest.raises(MachineError, match="input/output"), storage.publish(old) as building:
         (building / "c.txt").write_text("c")
     monkeypatch.undo()
     assert set(storage.verify(old)["files"]) == {"a.txt", "inner/b.bin"}
@@ -281,7 +282,7 @@ def test_remove_is_content_with_nothing(tmp_path: Path) -> None:
 
 
 def test_sweep_removes_leftovers_of_dead_processes_only(tmp_path: Path) -> None:
-    dead, alive = dead_process(), os.getpid()
+    dead, alive = dead_process(), os.getppid()
     gone = tmp_path / f".writing-step-000010-{dead}-abcdef01"
     gone.mkdir()
     (gone / "half").write_text("x")
@@ -296,8 +297,21 @@ def test_sweep_removes_leftovers_of_dead_processes_only(tmp_path: Path) -> None:
     mine.write_text("not ours")
     other = tmp_path / "step-000010"
     other.mkdir()
-    assert sorted(storage.sweep(tmp_path)) == sorted([gone, gone_file])
+    # Left by a process that had our id, or the parent's, before us: in a container they are always the same.
+    ours = tmp_path / f".writing-step-000010-{os.getpid()}-abcdef02"
+    ours.mkdir()
+    older = tmp_path / f".writing-step-000010-{alive}-abcdef03"
+    older.mkdir()
+    os.utime(older, (1_000_000_000, 1_000_000_000))
+    assert sorted(storage.sweep(tmp_path)) == sorted([gone, gone_file, ours, older])
     assert sorted(tmp_path.iterdir()) == sorted([kept, kept_digits, mine, other])
+
+
+def test_sweep_leaves_what_this_process_is_writing(tmp_path: Path) -> None:
+    with storage.publish(tmp_path / "thing") as building:
+        (building / "a").write_text("a")
+        assert storage.sweep(tmp_path) == []
+    storage.verify(tmp_path / "thing")
 
 
 def test_sweep_puts_back_a_folder_whose_replacement_never_came(tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""Folders that appear whole: built under another name, described by a manifest, renamed once; removed, set aside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fabula import faults
+from fabula.config import Data
+from fabula.errors import DamagedError, InputError
+from fabula.storage.disk import LEFTOVER, being_written, explained, in_use, make_folders, temporary_name
+from fabula.storage.files import hash_file, read_json, write_json
+from fabula.storage.verification import MANIFEST
+
+_UNFINISHED = ".unfinished-"
+_ACCOUNT = "account.json"
+
+
+@contextlib.contextmanager
+def publish(final: Path, manifest: Data | None = None) -> Iterator[Path]:
+    """Build a folder under a temporary name; on success it appears as `final` with a manifest, in one rename.
+
+    The manifest holds `manifest` plus {"files": {name: {"bytes", "sha256"}}}. An older `final` is replaced only once
+    the new folder is durable. On any error nothing is left behind and an older `final` stays as it was.
+    """
+    final = Path(os.path.abspath(final))  # "." and "x/.." have no name to build beside
+    with explained(final):
+        _refuse_a_file(final)
+        make_folders(final.parent)
+        with temporary_name(final) as building:
+            in_use.disk.make_folder(building)
+            faults.point("folder.begun")
+            yield building
+            faults.point("folder.filled")
+            seal(building, manifest or {})
+            _swap(building, final)
+
+
+@dataclass(slots=True)
+class Unfinished:
+    """A folder that is built over several lives of a process: what is in it, and how far it is.
+
+    `account` is plain data that says how much of the files is good; `keep` makes both durable. A process that finds
+    the folder again goes on from the last account and cuts off what came after it.
+    """
+
+    folder: Path
+    key: str
+    account: Data = field(default_factory=dict)
+
+    def keep(self, account: Data) -> None:
+        """Remember how far the folder is. The files must have been flushed by their writers."""
+        write_json(self.folder / _ACCOUNT, {"key": self.key, **account})
+        self.account = account
+        faults.point("data.kept")
+
+
+@contextlib.contextmanager
+def publish_in_lives(final: Path, key: str, manifest: Data) -> Iterator[Unfinished]:
+    """`publish` for a folder that takes long to fill: what is kept outlives the process.
+
+    The folder is built as `.unfinished-NAME` beside `final`. It is found again by a later call with the same `key` (a
+    hash of all that its content depends on); with another one it is begun anew. Only one process at a time may build
+    it: whoever calls holds a lock. An error leaves it where it is.
+    """
+    final = Path(os.path.abspath(final))
+    building = final.with_name(_UNFINISHED + final.name)
+    with explained(final):
+        _refuse_a_file(final)
+        make_folders(final.parent)
+        account: Data = {}
+        if building.is_dir():
+            with contextlib.suppress(DamagedError):
+                account = read_json(building / _ACCOUNT)
+            if not isinstance(account, dict) or account.pop("key", None) != key:
+                account = {}
+                remove(building)
+        if not building.is_dir():
+            in_use.disk.make_folder(building)
+        sweep(building)
+        faults.point("folder.begun")
+        yield Unfinished(building, key, account)
+        faults.point("folder.filled")
+        in_use.disk.unlink(building / _ACCOUNT)
+        seal(building, manifest)
+        _swap(building, final)
+
+
+def _refuse_a_file(final: Path) -> None:
+    if final.exists() and not final.is_dir():
+        raise InputError(f"{final}: a file stands where a folder is needed")
+
+
+def seal(folder: Path, manifest: Data) -> None:
+    """Flush every file of a folder and write its manifest last."""
+    files: Data = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+        with path.open("rb+") as file:
+            in_use.disk.sync_file(file)
+        faults.point("folder.synced")
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+    write_json(folder / MANIFEST, {**manifest, "files": files})
+    faults.point("folder.described")
+    for path in (p for p in folder.rglob("*") if p.is_dir()):
+        in_use.disk.sync_folder(path)
+    in_use.disk.sync_folder(folder)
+    faults.point("folder.sealed")
+
+
+def _swap(building: Path, final: Path) -> None:
+    """Rename `building` to `final`; an existing folder steps aside first and is removed once the new one is durable."""
+    if not final.exists():
+        in_use.disk.rename(building, final)
+        faults.point("folder.renamed")
+        in_use.disk.sync_folder(final.parent)
+        faults.point("folder.published")
+        return
+    with temporary_name(final, aside=True) as aside:
+        in_use.disk.rename(final, aside)
+        try:
+            faults.point("folder.aside")
+            in_use.disk.rename(building, final)
+            faults.point("folder.renamed")
+            in_use.disk.sync_folder(final.parent)
+            faults.point("folder.published")
+        except BaseException:
+            # Until the new folder is known to be durable the old one is not given up.
+            if final.exists():
+                in_use.disk.rename(final, building)
+            in_use.disk.rename(aside, final)
+            raise
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder that we own."""
+    if path.is_dir():
+        # A folder loses its manifest first, so that a death half-way leaves something that cannot be taken for valid.
+        in_use.disk.unlink(path / MANIFEST)
+        faults.point("folder.removing")
+        in_use.disk.remove_folder(path)
+        faults.point("folder.removed")
+    else:
+        in_use.disk.unlink(path)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged folder out of the way, for whoever wants to look at it; an older one of that name goes."""
+    aside = path.with_name(f"damaged-{path.name}")
+    remove(aside)
+    in_use.disk.rename(path, aside)
+    return aside
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove what dead processes left half-written in a folder; returns what was removed.
+
+    A folder that had stepped aside when its writer died goes back to its place if nothing has taken it.
+    """
+    removed = []
+    if folder.is_dir():
+        for path in list(folder.iterdir()):
+            found = LEFTOVER.fullmatch(path.name)
+            if found is None or being_written(path, int(found["pid"])):
+                continue
+            if found["aside"] and not (folder / found["name"]).exists():
+                in_use.disk.rename(path, folder / found["name"])
+                continue
+            remove(path)
+            removed.append(path)
+    return removed

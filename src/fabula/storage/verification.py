@@ -1,0 +1,107 @@
+"""Is what is on the disk what was written? Manifests of sizes and SHA-256."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fabula.config import Data
+from fabula.errors import DamagedError, MachineError
+from fabula.storage.files import hash_file, read_json, write_json
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(slots=True)
+class Known:
+    """Files whose SHA-256 was once computed, told again by size, time of change and place on the disk.
+
+    A file that is the same in all three is not read again. `path` is where this is kept between processes, if at all.
+    """
+
+    path: Path | None = None
+    files: dict[str, list[int | str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, path: Path) -> Known:
+        """What a file says; nothing when it is missing or damaged."""
+        try:
+            files = read_json(path)
+        except DamagedError:
+            return cls(path)
+        sound = isinstance(files, dict) and all(isinstance(v, list) and len(v) == 4 for v in files.values())
+        return cls(path, files if sound else {})
+
+    def hash(self, file: Path) -> str:
+        """The SHA-256 of a file, computed if it is not known."""
+        status = file.stat()
+        identity: list[int | str] = [status.st_size, status.st_mtime_ns, status.st_ino]
+        name = file.absolute().as_posix()
+        held = self.files.get(name)
+        if held is not None and held[:3] == identity:
+            return str(held[3])
+        found = hash_file(file)
+        self.files[name] = [*identity, found]
+        return found
+
+    def save(self) -> None:
+        """Keep this for the next process; content when the disk does not let it."""
+        if self.path is not None:
+            with contextlib.suppress(MachineError):
+                write_json(self.path, self.files)
+
+
+def verify(
+    folder: Path, hashes: bool = True, progress: Callable[[int], None] | None = None, known: Known | None = None
+) -> Data:
+    """The manifest of a folder whose files agree with it; DamagedError naming the first file that does not.
+
+    With `hashes` false only presence and sizes are compared (quick); files that are `known` are not read again.
+    `progress` is told the bytes of each file.
+    """
+    manifest: Data = {}
+    for manifest, problem in examine(folder, hashes, progress, known):  # noqa: B007
+        if problem is not None:
+            raise DamagedError(problem)
+    return manifest
+
+
+def examine(
+    folder: Path, hashes: bool = True, progress: Callable[[int], None] | None = None, known: Known | None = None
+) -> Iterator[tuple[Data, str | None]]:
+    """Each file of a manifest, with what is wrong with it or None; a manifest that is none comes as one problem."""
+    path = folder / MANIFEST
+    if not path.exists():
+        yield {}, f"{folder}: no {MANIFEST}; the folder is incomplete"
+        return
+    try:
+        manifest: Data = read_json(path)
+    except DamagedError as error:
+        yield {}, str(error)
+        return
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        yield {}, f"{path}: not a manifest"
+        return
+    yield manifest, None
+    for name, facts in manifest["files"].items():
+        if not isinstance(facts, dict) or not {"bytes", "sha256"} <= facts.keys():
+            yield manifest, f"{path}: not a manifest (nothing is said about {name})"
+            continue
+        file = folder / name
+        if not file.is_file():
+            yield manifest, f"{file}: missing, but listed in {MANIFEST}"
+            continue
+        size = file.stat().st_size
+        if size != facts["bytes"]:
+            yield (
+                manifest,
+                f"{file}: {size:,} bytes, the manifest says {facts['bytes']:,}; the file is damaged",
+            )
+        elif hashes and (known.hash(file) if known else hash_file(file)) != facts["sha256"]:
+            yield manifest, f"{file}: its SHA-256 differs from the manifest; the file is damaged"
+        else:
+            yield manifest, None
+        if progress is not None:
+            progress(size)
