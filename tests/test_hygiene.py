@@ -18,6 +18,7 @@ WRITERS = {
     "storage/disk.py": "the room that writes artefacts",
     "storage/files.py": "the room that writes artefacts",
     "storage/folders.py": "the room that writes artefacts",
+    "storage/lock.py": "the room that writes artefacts",
     "data/shards.py": "streams ids into a folder that storage publishes",
 }
 

@@ -1,7 +1,7 @@
 """The run folder and its checkpoints: safetensors and JSON, never pickle.
 
-    runs/NAME/recipe.toml  tokenizer/  data/  checkpoints/step-NNNNNN/  metrics.jsonl  samples.jsonl
-              summary.json  evaluation.json  report/index.html  log.txt
+    runs/NAME/recipe.toml  tokenizer/  data/  checkpoints/step-NNNNNN/  metrics.jsonl  samples.jsonl  unapplied.jsonl
+              summary.json  evaluation.json  report/index.html  log.txt  run.lock
 
 A checkpoint is a folder `model.safetensors  config.json  tokenizer.json  trainer.json  optimizer.safetensors
 manifest.json`, published in one rename, valid if and only if its manifest verifies. It holds the tokenizer, so
@@ -11,14 +11,16 @@ data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fabula import storage
+from fabula import faults, storage
 from fabula.config import Data, build, to_data
-from fabula.errors import DamagedError, FabulaError, InputError
+from fabula.errors import DamagedError, DivergedError, InputError
 from fabula.model.config import ModelConfig
 from fabula.tokenizer.base import FILE as TOKENIZER_FILE
 from fabula.tokenizer.base import Tokenizer
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from fabula.model.decoder import Decoder
 
 FORMAT = 1
+# Bytes of a checkpoint beside its tensors, generously: vocabulary, counters, generators, settings.
+_SMALL_FILES = 1 << 20
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TRAINER = "trainer.json"
@@ -64,6 +68,14 @@ class RunFolder:
     @property
     def samples(self) -> Path:
         return self.root / "samples.jsonl"
+
+    @property
+    def unapplied(self) -> Path:
+        return self.root / "unapplied.jsonl"
+
+    @property
+    def verified(self) -> Path:
+        return self.root / "verified.json"
 
     @property
     def summary(self) -> Path:
@@ -125,18 +137,25 @@ def save(
     weights = {name: t.detach().contiguous().cpu() for name, t in model.state_dict().items()}
     bad = [name for name, t in weights.items() if not bool(t.isfinite().all())]
     if bad:
-        raise FabulaError(
-            f"step {step}: {len(bad)} tensors hold NaN or infinity (first: {bad[0]}); not saved. The run has diverged: "
-            "lower the learning rate (--train.optimizer.lr) and resume from the last good checkpoint"
+        raise DivergedError(
+            f"step {step}: {len(bad)} tensors hold NaN or infinity (first: {bad[0]}); not saved, and nothing older was "
+            "touched. The run has diverged: begin another one with a lower learning rate (--train.optimizer.lr)"
         )
+    kept = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
     manifest = {"format": FORMAT, "kind": "checkpoint", "step": step, "tokenizer": tokenizer.fingerprint, **facts}
     final = folder / f"step-{step:06d}"
+    size = sum(t.numel() * t.element_size() for t in (*weights.values(), *kept.values())) + _SMALL_FILES
+    storage.require_space(folder, size, f"the checkpoint of step {step:,}")
     with storage.publish(final, manifest) as building:
         save_file(weights, building / WEIGHTS, metadata={"format": "pt"})
+        faults.point("checkpoint.weights")
         storage.write_json(building / CONFIG, to_data(model.config))
         tokenizer.save(building)
         storage.write_json(building / TRAINER, trainer)
-        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, building / OPTIMIZER)
+        faults.point("checkpoint.trainer")
+        save_file(kept, building / OPTIMIZER)
+        faults.point("checkpoint.optimizer")
+    faults.point("checkpoint.saved")
     return Checkpoint(final, storage.read_json(final / storage.MANIFEST))
 
 
@@ -155,19 +174,42 @@ def checkpoints(run: Path) -> list[Checkpoint]:
 def newest_sound(run: Path, note: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that verifies by hash; newer ones that do not are set aside, and `note` is told.
 
-    None when there is no checkpoint at all; DamagedError when there are some and none is sound.
+    None when there is no checkpoint at all; DamagedError when there are some and none is sound, or when the newest
+    sound one is of a format that this version does not read.
     """
     folder = RunFolder(run).checkpoints
     found = list(folder.glob("step-*")) if folder.is_dir() else []
     for path in sorted(found, key=lambda p: int("0" + "".join(filter(str.isdigit, p.name))), reverse=True):
         try:
-            return Checkpoint(path, storage.verify(path))
+            sound = Checkpoint(path, storage.verify(path))
         except DamagedError as error:
             aside = storage.set_aside(path)
-            note(f"{error}; set aside as {aside.name}")
+            note(f"{error}; set aside as {aside.name}, the checkpoint before it is used")
+            continue
+        _check_format(sound)
+        return sound
     if found:
         raise DamagedError(f"{run}: none of its {len(found)} checkpoints is sound; begin again with --fresh")
     return None
+
+
+def _check_format(checkpoint: Checkpoint) -> None:
+    found = checkpoint.manifest.get("format")
+    if found != FORMAT:
+        raise DamagedError(
+            f"{checkpoint.path}: checkpoint format {found}, this version reads {FORMAT}; use the version of fabula "
+            "that wrote it"
+        )
+
+
+def changed_environment(checkpoint: Checkpoint, present: Data) -> list[str]:
+    """What differs between the environment that made a checkpoint and the present one, as "name: was -> is".
+
+    While nothing does, a resumed run is bit-identical with one that was never stopped.
+    """
+    before = checkpoint.manifest.get("environment") or {}
+    matters = ("torch", "instruction_set", "threads", "device", "dtype", "cpu", "python", "fabula", "platform")
+    return [f"{n}: {before[n]} -> {present.get(n)}" for n in matters if n in before and before[n] != present.get(n)]
 
 
 def last(run: Path) -> Checkpoint | None:
@@ -213,16 +255,20 @@ def find(path: Path, which: str = "best") -> Checkpoint:
     return chosen
 
 
-def load(path: Path, which: str = "best") -> Loaded:
-    """Rebuild a model from a run or checkpoint folder; everything is verified by hash first."""
+def load(path: Path, which: str = "best", note: Callable[[str], None] | None = None) -> Loaded:
+    """Rebuild a model from a run or checkpoint folder; everything is verified by hash first.
+
+    A damaged `best` or `last` of a run gives way to the one that comes next, and `note` is told (a warning without it);
+    a checkpoint that was named itself and is damaged is refused.
+    """
     from fabula.model.decoder import Decoder
 
     checkpoint = find(path, which)
-    storage.verify(checkpoint.path)
-    if checkpoint.manifest.get("format") != FORMAT:
-        raise DamagedError(
-            f"{checkpoint.path}: checkpoint format {checkpoint.manifest.get('format')}, this version reads {FORMAT}"
-        )
+    if which in ("best", "last") and checkpoint.path != path:
+        checkpoint = _sound(path, which, note)
+    else:
+        storage.verify(checkpoint.path)
+    _check_format(checkpoint)
     config = build(ModelConfig, storage.read_json(checkpoint.path / CONFIG), "config.json")
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_FILE)
     if tokenizer.fingerprint != checkpoint.manifest["tokenizer"]:
@@ -232,11 +278,32 @@ def load(path: Path, which: str = "best") -> Loaded:
     return Loaded(model.eval(), config, tokenizer, checkpoint)
 
 
+def _sound(run: Path, which: str, note: Callable[[str], None] | None) -> Checkpoint:
+    """The best or last checkpoint of a run that verifies by hash."""
+    found = checkpoints(run)
+    if which == "best":
+        # Worst first; those that were never measured before all others.
+        found.sort(key=lambda c: (-math.inf if c.bits_per_byte is None else -c.bits_per_byte, c.step))
+    problems = []
+    for checkpoint in reversed(found):
+        try:
+            storage.verify(checkpoint.path)
+        except DamagedError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            told = f"{'; '.join(problems)}; {checkpoint.path.name} is used instead"
+            if note is None:
+                warnings.warn(told, stacklevel=3)
+            else:
+                note(told)
+        return checkpoint
+    raise DamagedError(f"{run}: none of its checkpoints is sound: {'; '.join(problems)}")
+
+
 def restore_weights(model: Decoder, checkpoint: Checkpoint) -> None:
     """Fill a model's weights from a checkpoint; DamagedError listing what does not fit."""
-    from safetensors.torch import load_file
-
-    weights = load_file(checkpoint.path / WEIGHTS)
+    weights = _tensors(checkpoint.path / WEIGHTS)
     own = model.state_dict()
     wrong = [f"{n} is missing" for n in own if n not in weights]
     wrong += [f"{n} is not part of this model" for n in weights if n not in own]
@@ -251,19 +318,91 @@ def restore_weights(model: Decoder, checkpoint: Checkpoint) -> None:
     model.load_state_dict(weights)
 
 
-def trainer_state(checkpoint: Checkpoint) -> tuple[Data, dict[str, Any]]:
-    """What the trainer kept: plain data and named tensors."""
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; DamagedError when it is none."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return storage.read_json(checkpoint.path / TRAINER), load_file(checkpoint.path / OPTIMIZER)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise DamagedError(f"{path}: not a safetensors file that can be read ({error})") from None
 
 
-def prune(run: Path, keep: int) -> list[Path]:
-    """Remove all but the newest `keep` checkpoints and the best one; at least two are always kept."""
-    found = checkpoints(run)
-    top = best(run)
-    kept = {c.path for c in found[-max(2, keep) :]} | ({top.path} if top else set())
-    removed = [c.path for c in found if c.path not in kept]
+def trainer_state(checkpoint: Checkpoint) -> tuple[Data, dict[str, Any]]:
+    """What the trainer kept: plain data and named tensors."""
+    return storage.read_json(checkpoint.path / TRAINER), dict(_tensors(checkpoint.path / OPTIMIZER))
+
+
+def prune(run: Path, keep: int, known: storage.Known | None = None) -> list[Path]:
+    """Remove all but the newest `keep` checkpoints and the best one; at least two are always kept.
+
+    Only those that verify by hash count, and damaged ones are left where they are: whatever is wrong with the newest,
+    a good one remains. Files that are `known` are not read again.
+    """
+    known = known or storage.Known()
+    sound = []
+    for checkpoint in checkpoints(run):
+        try:
+            storage.verify(checkpoint.path, known=known)
+        except DamagedError:
+            continue
+        sound.append(checkpoint)
+    measured = [c for c in sound if c.bits_per_byte is not None]
+    top = min(measured, key=lambda c: (c.bits_per_byte, -c.step), default=None)
+    kept = {c.path for c in sound[-max(2, keep) :]} | ({top.path} if top else set())
+    removed = [c.path for c in sound if c.path not in kept]
     for path in removed:
         storage.remove(path)
+    faults.point("checkpoint.pruned")
     return removed
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One file or folder that was examined, and what is wrong with it."""
+
+    path: Path
+    bytes: int
+    problem: str | None
+
+
+def examine(path: Path, progress: Callable[[int], None]) -> Iterator[Finding]:
+    """Everything below a run, a checkpoint, a data or a tokenizer folder, hashed and compared with its manifest.
+
+    InputError when the path is none of them. `progress` is told the bytes that were read.
+    """
+    for folder in folders_to_examine(path):
+        problems = [p for _, p in storage.examine(folder, progress=progress) if p is not None]
+        if not problems:
+            yield Finding(folder, _size(storage.read_json(folder / storage.MANIFEST)), None)
+        yield from (Finding(folder, 0, problem) for problem in problems)
+    run = RunFolder(path)
+    if run.recipe.exists():
+        for file in (run.metrics, run.samples, run.unapplied):
+            try:
+                storage.read_json_lines(file)
+            except DamagedError as error:
+                yield Finding(file, 0, str(error))
+        for file in (run.stages, run.summary, run.evaluation):
+            try:
+                if file.exists():
+                    storage.read_json(file)
+            except DamagedError as error:
+                yield Finding(file, 0, str(error))
+
+
+def folders_to_examine(path: Path) -> list[Path]:
+    """The folders with a manifest at or below a path."""
+    if (path / storage.MANIFEST).exists():
+        return [path]
+    run = RunFolder(path)
+    parts = [run.tokenizer, run.data, *(sorted(run.checkpoints.glob("step-*")) if run.checkpoints.is_dir() else [])]
+    found = [part for part in parts if part.is_dir()]
+    if not found:
+        raise InputError(f"{path}: nothing here to verify: no run, checkpoint, data or tokenizer folder")
+    return found
+
+
+def _size(manifest: Data) -> int:
+    return sum(int(facts["bytes"]) for facts in manifest["files"].values())

@@ -92,8 +92,66 @@ def synchronize(device: Device) -> None:
         torch.mps.synchronize()
 
 
-def peak_memory_bytes() -> int:
-    """The largest resident memory of this process so far, in bytes."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or Python says that memory is short; the CPU's allocator tells it only in words."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    words = str(error).lower()
+    told = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+    return isinstance(error, RuntimeError) and any(part in words for part in told)
+
+
+def release_memory(device: Device) -> None:
+    """Give back what the allocator holds without using it."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device.name == "cuda":
+        torch.cuda.empty_cache()
+    elif device.name == "mps":
+        torch.mps.empty_cache()
+
+
+def free_memory_bytes(device: Device) -> int:
+    """Memory that is free where the device computes, in bytes."""
+    if device.name == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def generators(device: Device) -> list[torch.Tensor]:
+    """The state of torch's generators, to go back to with `set_generators`."""
+    import torch
+
+    states = [torch.get_rng_state()]
+    if device.name == "cuda":
+        states.append(torch.cuda.get_rng_state())
+    return states
+
+
+def set_generators(device: Device, states: list[torch.Tensor]) -> None:
+    """Put torch's generators back into a state that `generators` returned."""
+    import torch
+
+    torch.set_rng_state(states[0])
+    if device.name == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1])
+
+
+def peak_memory_bytes(device: Device | None = None) -> int:
+    """The most memory that this process has used so far, in bytes: the graphics card's if `device` is one, else RAM."""
+    if device is not None and device.name == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
     if sys.platform == "win32":
         import psutil
 

@@ -6,7 +6,9 @@
     │   ├── SourceError       2   a corpus that is missing, empty or unreadable
     │   └── PromptError       2   a prompt that does not fit
     ├── MachineError          3   the machine lacks something: disk, memory, a library
+    │   └── BusyError         3   another process writes here
     ├── DamagedError          4   an artefact that does not verify
+    ├── DivergedError         1   training came to numbers that are not finite; nothing of it was saved
     └── Stopped         130/143   a signal asked us to stop; the work done so far is saved
 
 Only `cli/` turns them into text and exit codes; everything else raises.
@@ -55,6 +57,14 @@ class MachineError(FabulaError):
     """The machine lacks something that the work needs."""
 
     exit_code = 3
+
+
+class BusyError(MachineError):
+    """Another process writes in the same place."""
+
+
+class DivergedError(FabulaError):
+    """Training came to numbers that are not finite, again and again."""
 
 
 class DamagedError(FabulaError):

@@ -6,6 +6,7 @@ trained is ever replaced silently: another recipe in the same run folder is refu
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -21,7 +22,7 @@ from fabula.corpus.run import Corpus
 from fabula.data import run as data_stage
 from fabula.data.shards import FORMAT, Shards, dtype_for
 from fabula.device import choose
-from fabula.errors import DamagedError, FabulaError, InputError, Stopped
+from fabula.errors import DamagedError, DivergedError, FabulaError, InputError, MachineError, Stopped
 from fabula.evaluate import run as evaluate_stage
 from fabula.model.config import ModelConfig
 from fabula.plan import hardware
@@ -37,7 +38,7 @@ from fabula.train import run as train_stage
 RUNS = Path("runs")
 
 # Settings that change how a run is done, not what comes out of it: they may differ between start and resume.
-_INCIDENTAL = ("device", "threads", "keep", "log_every")
+_INCIDENTAL = ("device", "threads", "keep", "log_every", "save_minutes", "save_steps", "failed_save")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,22 @@ def run(
     folder = RunFolder(Path(runs) / loaded.name)
     corpus = Corpus(loaded.corpus)
     if fresh and folder.root.is_dir():
-        if any(folder.root.iterdir()) and not folder.log.exists() and not folder.recipe.exists():
+        known = any(p.exists() for p in (folder.log, folder.recipe, folder.root / storage.LOCK))
+        if any(folder.root.iterdir()) and not known:
             raise InputError(f"{folder.root} is not a run folder and is not removed; choose another --name")
-        storage.remove(folder.root)
-    with stop_on_signals() as stop:
-        return _Pipeline(loaded, folder, progress or Silent(), stop).run(corpus, until)
+    watcher = progress or Silent()
+    with stop_on_signals() as stop, storage.lock(folder.root):
+        stop.check("starting")
+        if fresh:
+            _clear(folder)
+        return _Pipeline(loaded, folder, watcher, stop).run(corpus, until)
+
+
+def _clear(folder: RunFolder) -> None:
+    """Remove everything of a run but the lock; first what says that its stages are done."""
+    for path in sorted(folder.root.iterdir(), key=lambda p: p != folder.stages):
+        if path.name != storage.LOCK:
+            storage.remove(path)
 
 
 def resume(
@@ -93,8 +105,9 @@ def resume(
         allowed = ", ".join(f"train.{name}" for name in _INCIDENTAL)
         raise InputError(f"{', '.join(refused)}: a resumed run is the same run; only {allowed} may change")
     loaded = recipe.load(folder.recipe, given)
-    with stop_on_signals() as stop:
-        return _Pipeline(loaded, folder, progress or Silent(), stop).continue_training()
+    with stop_on_signals() as stop, storage.lock(folder.root):
+        stop.check("starting")
+        return _Pipeline(loaded, folder, progress or Silent(), stop).resume()
 
 
 def plan(
@@ -148,29 +161,40 @@ class _Pipeline:
     def run(self, corpus: Corpus, until: str | None) -> RunResult:
         """All stages."""
         self._sweep()
+        if checkpoint.last(self.folder.root) is None:
+            # So that `resume` knows what to do with what a killed process leaves.
+            storage.write_text(self.folder.recipe, config.dump_toml(to_data(self.recipe)))
         for sentence in corpus.notes():
             self.progress.note(sentence)
         try:
             tokenizer = self._tokenizer(corpus)
             shards = self._data(corpus, tokenizer)
         except Stopped as error:
-            again = "nothing was trained yet. Give the same command again to begin anew"
+            again = f"nothing was trained yet. Continue with: fabula resume {self.folder.root}"
             raise Stopped(f"{error}; {again}", error.exit_code - 128) from None
         preset, model = recipe.model_config(self.recipe, tokenizer.vocab_size)
         if "vocab_size" not in self.recipe.model:
             self.rules["model.vocab_size"] = f"{model.vocab_size:,}: the tokenizer's"
         return self._train_and_after(preset, model, tokenizer, shards, until)
 
-    def continue_training(self) -> RunResult:
-        """Training and what follows, from what the run folder holds."""
+    def resume(self) -> RunResult:
+        """What is not done yet, from what the run folder holds; its text is needed only until there are shards."""
+        if not {"tokenizer", "data"} <= self.stages.done.keys():
+            return self.run(Corpus(self.recipe.corpus), None)
         self._sweep()
         tokenizer = Tokenizer.load(self.folder.tokenizer)
+        self._verify_data()
         shards = Shards(self.folder.data)
         for stage, detail in (("tokenizer", f"{tokenizer.vocab_size:,} tokens"), ("data", _tokens(shards))):
-            if stage in self.stages.done:
-                self.stages.skip(stage, detail)
+            self.stages.skip(stage, detail)
         preset, model = recipe.model_config(self.recipe, tokenizer.vocab_size)
         return self._train_and_after(preset, model, tokenizer, shards, None)
+
+    def _verify_data(self) -> None:
+        """DamagedError unless the shards are what was written; files that did not change are not read again."""
+        known = storage.Known.of(self.folder.verified)
+        storage.verify(self.folder.data, known=known)
+        known.save()
 
     def _sweep(self) -> None:
         for folder in (self.folder.root, self.folder.checkpoints, self.folder.root / "report"):
@@ -232,11 +256,13 @@ class _Pipeline:
 
     def _verified(self, folder: Path) -> bool:
         """Whether a finished stage's folder is still there and whole; a damaged one is made again, saying so."""
+        known = storage.Known.of(self.folder.verified)
         try:
-            storage.verify(folder)
+            storage.verify(folder, known=known)
         except DamagedError as error:
             self.progress.note(f"{error}; made again")
             return False
+        known.save()
         return True
 
     def _train_and_after(
@@ -301,14 +327,17 @@ class _Pipeline:
                 stop=self.stop,
             )
         except Stopped as error:
-            self._write_summary("stopped")
+            self._leave("stopped")
             newest = checkpoint.last(self.folder.root)
             place = f"the state at step {newest.step:,} is saved" if newest else "nothing was trained yet"
             raise Stopped(
                 f"{error}; {place}. Continue with: fabula resume {self.folder.root}", error.exit_code - 128
             ) from None
+        except DivergedError:
+            self._leave("diverged")
+            raise
         except FabulaError:
-            self._write_summary("stopped")
+            self._leave("stopped")
             raise
         self.rules.update(result.plan.rules)
         storage.write_text(self.folder.recipe, recipe.dump(self.recipe, preset, model, self.rules))
@@ -323,7 +352,8 @@ class _Pipeline:
         return result.samples
 
     def _evaluate(self, shards: Shards) -> Data:
-        chosen = checkpoint.find(self.folder.root, self.recipe.evaluate.checkpoint)
+        loaded = checkpoint.load(self.folder.root, self.recipe.evaluate.checkpoint, self.progress.note)
+        chosen = loaded.checkpoint
         key = storage.hash_data(
             {
                 "weights": chosen.manifest["files"][checkpoint.WEIGHTS]["sha256"],
@@ -337,7 +367,6 @@ class _Pipeline:
             return known
         started = time.monotonic()
         device = choose(self.recipe.train.device, self.recipe.train.threads)
-        loaded = checkpoint.load(chosen.path)
         try:
             made = evaluate_stage.run_on_split(
                 self.recipe.evaluate,
@@ -349,7 +378,7 @@ class _Pipeline:
                 self.stop,
             )
         except Stopped as error:
-            self._write_summary("stopped")
+            self._leave("stopped")
             raise Stopped(
                 f"{error}; the trained model is saved. Continue with: fabula resume {self.folder.root}",
                 error.exit_code - 128,
@@ -416,6 +445,11 @@ class _Pipeline:
         self.summary["status"] = status
         self.summary["stages"] = self.stages.rows
         storage.write_json(self.folder.summary, self.summary)
+
+    def _leave(self, status: str) -> None:
+        """Say in the summary how the run ended; on a full disk that may fail, and the error at hand says more."""
+        with contextlib.suppress(MachineError):
+            self._write_summary(status)
 
     def _refuse_to_replace(self, what: str, old: Data | None = None, new: Data | None = None) -> None:
         """InputError when the folder holds a model that the present recipe would not have made."""

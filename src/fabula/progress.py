@@ -69,9 +69,27 @@ class StopFlag:
             raise Stopped(f"stopped while {doing}", self.signal_number)
 
 
+# Signals that ask us to stop and the one whose number the exit code tells: cluster managers send SIGUSR1 ahead of the
+# end of a job's time. Windows has only the first two.
+_SIGNALS = {
+    number: told
+    for name, told in (("SIGINT", signal.SIGINT), ("SIGTERM", signal.SIGTERM), ("SIGUSR1", signal.SIGTERM))
+    if (number := getattr(signal, name, None)) is not None
+}
+
+# The flag that the handlers of this process set now: signals belong to the process, so there is one at a time.
+_heard: list[StopFlag] = []
+
+
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """SIGINT and SIGTERM set the flag; a second SIGINT interrupts at once. Only possible in the main thread."""
+    """SIGINT, SIGTERM and SIGUSR1 set the flag; a second SIGINT interrupts at once. Only possible in the main thread.
+
+    Inside another such block the flag is that block's: what came before is not forgotten.
+    """
+    if _heard:
+        yield _heard[-1]
+        return
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag
@@ -80,11 +98,13 @@ def stop_on_signals() -> Iterator[StopFlag]:
     def handle(number: int, frame: FrameType | None) -> None:
         if flag.signal_number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        flag.signal_number = number
+        flag.signal_number = _SIGNALS[signal.Signals(number)]
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    _heard.append(flag)
     try:
         yield flag
     finally:
+        _heard.pop()
         for number, old in before.items():
             signal.signal(number, old)

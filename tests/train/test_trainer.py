@@ -23,11 +23,12 @@ from fabula.generate.config import GenerateConfig
 from fabula.model.decoder import Decoder
 from fabula.progress import Silent, StopFlag
 from fabula.tokenizer.base import Tokenizer
-from fabula.train.callbacks import Evaluate, Latest, Metrics, Save, milestones
+from fabula.train.callbacks import Evaluate, Latest, Metrics, milestones
 from fabula.train.config import TrainConfig
 from fabula.train.objective import Loss, NextToken
 from fabula.train.optimizers import AdamWConfig, MuonConfig, OptimizerConfig
 from fabula.train.run import TrainResult, make_plan, run
+from fabula.train.saving import Save
 from fabula.train.schedules import Cosine, WarmupStableDecay
 from fabula.train.speed import Speed
 from fabula.train.trainer import Callback, StepRecord, Trainer, clip_gradients
@@ -178,10 +179,23 @@ def test_what_is_not_finite_is_not_applied(tiny_data: Shards, value: float, micr
             kept.update(weights(trainer))
 
     trainer.callbacks.append(Keep())
-    with pytest.raises(FabulaError, match=r"step 3: the loss or its gradient is not finite.*not applied"):
-        trainer.fit()
-    assert len(record.records) == trainer.step == 2
-    assert all(torch.equal(kept[n], w) for n, w in weights(trainer).items())
+    trainer.steps = 2
+    trainer.fit()
+    before, moments = dict(kept), bits(trainer.state()[1])
+    trainer.steps = 3
+    trainer.fit()
+    assert trainer.step == 3
+    found = record.records[2].unapplied
+    assert found is not None
+    assert "not finite" in found.reason
+    assert (found.first_row, found.rows, found.in_row, found.bad_weights) == (8, 4, 1, 0)
+    assert found.bad_gradients > 0
+    assert all(torch.equal(before[n], w) for n, w in weights(trainer).items())
+    assert bits(trainer.state()[1]) == moments
+    trainer.steps = 6
+    trainer.fit()
+    assert [r.unapplied is None for r in record.records] == [True, True, False, True, True, True]
+    assert trainer.unapplied_in_row == 0
 
 
 # ---- exact resume ------------------------------------------------------------------------------------------
@@ -302,19 +316,32 @@ def test_evaluation_at_milestones_and_of_the_final_weights(
     trainer.fit()
     lines = storage.read_json_lines(path)
     assert [line["step"] for line in lines] == [3, 7, 10]
-    assert check.score(trainer.model, CPU).bits_per_byte == lines[-1]["bits_per_byte"]
+    assert check.score(trainer.model, CPU, 4).bits_per_byte == lines[-1]["bits_per_byte"]
     assert check.latest.score_step == 10
     assert check.latest.best_bits_per_byte == min(line["bits_per_byte"] for line in lines)
     assert trainer.model.training
 
 
-def test_a_signal_in_the_last_step_does_not_cost_the_last_evaluation(
-    tiny_data: Shards, tiny_tokenizer: Tokenizer, tmp_path: Path
+@pytest.mark.parametrize("at", [5, 10])
+def test_a_signal_at_a_milestone_does_not_cost_its_evaluation(
+    tiny_data: Shards, tiny_tokenizer: Tokenizer, tmp_path: Path, at: int
 ) -> None:
     stop = StopFlag()
-    check = evaluator(tiny_data, tiny_tokenizer, [5, 10], tmp_path / "metrics.jsonl", stop)
-    make(tiny_data, steps=10, callbacks=(Record(stop, 10), check), stop=stop).fit()
-    assert [line["step"] for line in storage.read_json_lines(tmp_path / "metrics.jsonl")] == [5, 10]
+    path = tmp_path / "metrics.jsonl"
+    first = make(
+        tiny_data,
+        steps=10,
+        callbacks=(Record(stop, at), evaluator(tiny_data, tiny_tokenizer, [5, 10], path, stop)),
+        stop=stop,
+    )
+    with pytest.raises(Stopped):
+        first.fit()
+    assert [line["step"] for line in storage.read_json_lines(path)] == [s for s in (5, 10) if s < at]
+    second = make(tiny_data, steps=10, callbacks=(evaluator(tiny_data, tiny_tokenizer, [5, 10], path, StopFlag()),))
+    second.model.load_state_dict(first.model.state_dict())
+    second.restore(*first.state())
+    second.fit()
+    assert [line["step"] for line in storage.read_json_lines(path)] == [5, 10]
 
 
 def test_checkpoints_are_pruned_to_the_best_and_the_newest(
@@ -333,7 +360,9 @@ def test_checkpoints_are_pruned_to_the_best_and_the_newest(
             self.latest.score_step = record.step
 
     latest = Latest()
-    save = Save([2, 3, 5, 6, 7, 8], tmp_path, tiny_tokenizer, 2, {}, latest, Silent(), {})
+    config = TrainConfig(keep=2)
+    run = checkpoint.RunFolder(tmp_path)
+    save = Save([2, 3, 5, 6, 7, 8], run, tiny_tokenizer, config, {}, latest, Silent(), {})
     make(tiny_data, steps=8, callbacks=(Scores(latest), save)).fit()
     assert [c.step for c in checkpoint.checkpoints(tmp_path)] == [3, 7, 8]
     best, last = checkpoint.best(tmp_path), checkpoint.last(tmp_path)

@@ -1,18 +1,20 @@
 """The command `fabula`: a table of verbs, each imported only when it is used; errors become one message and an exit
 code.
 
-Exit codes: 0 done, 2 bad input, 3 environment, 4 damaged artefact, 130 and 143 stopped by a signal. `--debug` shows the
-traceback.
+Exit codes: 0 done, 1 training diverged or a fault of ours, 2 bad input, 3 environment, 4 damaged artefact, 130 and 143
+stopped by a signal. `--debug` shows the traceback.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
-from fabula import __version__
+from fabula import __version__, faults
 from fabula.cli import console, overrides
 from fabula.cli.console import say
 from fabula.errors import FabulaError
@@ -33,6 +35,7 @@ _VERBS = {
     "tokenizer": ("fabula.cli.parts:tokenizer", "Train a tokenizer, and see how it cuts a text."),
     "data": ("fabula.cli.parts:data", "Turn a corpus into shards of ids, and look at them."),
     "model": ("fabula.cli.parts:model", "List presets, show a model's layers and prices."),
+    "verify": ("fabula.cli.verify:verify", "Hash everything of a run, a checkpoint or shards and compare."),
     "doctor": ("fabula.cli.doctor:doctor", "What this machine and this installation can do."),
 }
 
@@ -63,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(given: list[str], debug: bool) -> int:
     try:
+        faults.arm(os.environ.get("FABULA_FAULTS", ""))
         build_app()(overrides.gather(given), exit_on_error=False, print_error=False, result_action="return_value")
     except FabulaError as error:
         if debug:
@@ -94,6 +98,9 @@ def _run(given: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            say(f"fabula: {error}; free some space or check the disk")
+            return 3
         say(
             f"fabula: {type(error).__name__}: {error}\n"
             "This is a fault of fabula, not of your input; the same command with --debug shows where it happened."

@@ -143,6 +143,7 @@ def data_prepare(
 ) -> None:
     """The first stages of a recipe: tokenizer and shards of ids."""
     from fabula import recipe as recipes
+    from fabula import storage
     from fabula.corpus.run import Corpus
     from fabula.data import run as stage
     from fabula.progress import stop_on_signals
@@ -150,9 +151,9 @@ def data_prepare(
 
     loaded = recipes.load(recipe, overrides.split(settings))
     made = Corpus(loaded.corpus)
-    sample = made.sample(loaded.tokenizer.sample_bytes)
-    learnt = tokenizer_stage.run(loaded.tokenizer, sample, made.training_bytes(), out / "tokenizer")
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, storage.lock(out):
+        sample = made.sample(loaded.tokenizer.sample_bytes)
+        learnt = tokenizer_stage.run(loaded.tokenizer, sample, made.training_bytes(), out / "tokenizer")
         stage.run(loaded.data, made, learnt.tokenizer, out / "data", console.Watcher(), stop)
     data_show(out, json=json)
 

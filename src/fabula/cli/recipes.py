@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from fabula import storage
 from fabula.cli import console, overrides
 from fabula.cli.settings import epilogue
-from fabula.config import Data
+from fabula.config import Data, load_toml
+from fabula.progress import stop_on_signals
 
 Settings = Annotated[
     tuple[str, ...],
@@ -42,15 +44,7 @@ def _run(
 
     A stopped run is continued, stages that are up to date are skipped. Ctrl-C saves and leaves.
     """
-    from fabula.config import load_toml
-
-    load_toml(recipe)  # a wrong path is told before torch is imported
-    from fabula import pipeline
-
-    result = pipeline.run(
-        recipe, dict(overrides.split(settings)), name=name, runs=runs, fresh=fresh, progress=console.Watcher()
-    )
-    _show(result, json)
+    _show(_all(recipe, name, runs, fresh, settings, None), json)
 
 
 @train.default
@@ -65,21 +59,19 @@ def _train(
     settings: Settings = (),
 ) -> None:
     """The stages of a recipe up to the trained model; no final evaluation."""
-    from fabula.config import load_toml
+    _show(_all(recipe, name, runs, fresh, settings, "train"), json)
 
-    load_toml(recipe)  # a wrong path is told before torch is imported
-    from fabula import pipeline
 
-    result = pipeline.run(
-        recipe,
-        dict(overrides.split(settings)),
-        name=name,
-        runs=runs,
-        fresh=fresh,
-        progress=console.Watcher(),
-        until="train",
-    )
-    _show(result, json)
+def _all(recipe: Path, name: str | None, runs: Path, fresh: bool, settings: Settings, until: str | None) -> Any:
+    """The stages of a recipe. From here signals are heard; what can be told at once is told before torch is imported."""
+    given = dict(overrides.split(settings))
+    called = name or given.get("name") or load_toml(recipe).get("name") or recipe.stem
+    with stop_on_signals():
+        storage.refuse_if_held(runs / str(called))
+        from fabula import pipeline
+
+        watcher = console.Watcher()
+        return pipeline.run(recipe, given, name=name, runs=runs, fresh=fresh, progress=watcher, until=until)
 
 
 @resume.default
@@ -91,9 +83,11 @@ def _resume(run_folder: Path, /, *, json: Json = False, settings: Settings = ())
     run_folder
         the folder of the run, for example runs/fables
     """
-    from fabula import pipeline
+    with stop_on_signals():
+        storage.refuse_if_held(run_folder)
+        from fabula import pipeline
 
-    result = pipeline.resume(run_folder, progress=console.Watcher(), overrides=dict(overrides.split(settings)))
+        result = pipeline.resume(run_folder, progress=console.Watcher(), overrides=dict(overrides.split(settings)))
     _show(result, json)
 
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from fabula.device import Device
+from fabula.losses import IGNORE
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of ids, always rectangular. Shapes (B, T).
+    """Rows of ids, always rectangular. Shapes (B, T). Targets that are `losses.IGNORE` are not predicted.
 
     `documents` (numbers that differ between documents of a row) and `positions` (from 0 in each document) are there
     when attention and positions stay inside documents; without them a row is one text.
@@ -26,7 +27,7 @@ class Batch:
     @property
     def n_targets(self) -> int:
         """Positions that are predicted."""
-        return self.targets.numel()
+        return int((self.targets != IGNORE).sum())
 
     def rows(self, start: int, stop: int) -> Batch:
         """Some of the rows."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from fabula.data import packing
 from fabula.data.batch import Batch
 from fabula.data.shards import Split
-from fabula.errors import InputError
+from fabula.errors import InputError, MachineError
 
 Ids = NDArray[np.int64]
 _U64 = np.uint64
+
+# Seconds: how long a batch may take before its thread is given up, and between two looks. Attempts beyond the first.
+_PATIENCE, _LOOK, _ATTEMPTS = 10.0, 0.2, 3
 
 
 class Loader:
@@ -42,6 +45,14 @@ class Loader:
 
     def batch(self, position: int, rows: int) -> Batch:
         """The rows `position` .. `position + rows` of the run."""
+        return self.rows_at(self._starts(position, rows)[1])
+
+    def places(self, position: int, rows: int) -> tuple[list[int], list[int]]:
+        """Of the rows `position` .. `position + rows` of the run: their epochs, and where they begin in the split."""
+        epochs, starts = self._starts(position, rows)
+        return epochs.tolist(), starts.tolist()
+
+    def _starts(self, position: int, rows: int) -> tuple[Ids, Ids]:
         number = np.arange(position, position + rows)
         epochs, places = np.divmod(number, self.n_rows)
         starts = np.empty(rows, dtype=np.int64)
@@ -49,7 +60,7 @@ class Loader:
             here = epochs == epoch
             order = permute(places[here], self.n_rows, _mix(self.seed, int(epoch)))
             starts[here] = order * self.context + self._shift(int(epoch))
-        return self.rows_at(starts)
+        return epochs, starts
 
     def rows_at(self, starts: Ids) -> Batch:
         """The rows that begin at given positions of the stream."""
@@ -60,40 +71,85 @@ class Loader:
         documents, positions = packing.boundaries(starts, self.context, self.split.document_starts)
         return Batch(tokens, targets, torch.from_numpy(positions), torch.from_numpy(documents))
 
-    def stream(self, position: int, rows: int, ahead: int = 2) -> Iterator[Batch]:
-        """Batches of `rows` from `position` on, without end, made `ahead` of time by a thread."""
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
-        stop = threading.Event()
+    def stream(
+        self, position: int, rows: int, waiting: Callable[[], None] | None = None, ahead: int = 2
+    ) -> Iterator[Batch]:
+        """Batches of `rows` from `position` on, without end, made `ahead` of time by a thread.
 
-        def fill() -> None:
-            place = position
-            try:
-                while not stop.is_set():
-                    item = self.batch(place, rows)
-                    place += rows
-                    while not stop.is_set():
-                        try:
-                            ready.put(item, timeout=0.1)
-                            break
-                        except queue.Full:
-                            continue
-            except BaseException as error:  # handed to the consumer: a thread must not die in silence
-                ready.put(error)
-
-        worker = threading.Thread(target=fill, name="fabula-loader", daemon=True)
-        worker.start()
+        `waiting` is called a few times a second while there is none (where a stop is noticed). A thread that has made
+        none for ten seconds is given up, and another one begins at the same place: a batch is a function of its
+        position, so none is lost or repeated. MachineError when that has not helped three times.
+        """
+        place, failed = position, 0
+        worker = _Ahead(self, place, rows, ahead)
         try:
             while True:
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
+                patience = _PATIENCE
+                while (item := worker.get(_LOOK)) is None:
+                    patience -= _LOOK
+                    if waiting is not None:
+                        waiting()
+                    if patience <= 0:
+                        failed += 1
+                        if failed > _ATTEMPTS:
+                            raise MachineError(
+                                f"no batch of the {self.split.name} split came in {_PATIENCE * failed:.0f} s: the disk "
+                                "that holds the data does not answer; what is saved is whole, resume when it is back"
+                            )
+                        worker.abandon()
+                        worker = _Ahead(self, place, rows, ahead)
+                        patience = _PATIENCE
+                place += rows
+                failed = 0
                 yield item
         finally:
-            stop.set()
-            worker.join(timeout=5)
+            worker.abandon()
 
     def _shift(self, epoch: int) -> int:
         return _mix(self.seed + 1, epoch) % (self._most_shift + 1)
+
+
+class _Ahead:
+    """A thread that makes batches ahead of time."""
+
+    def __init__(self, loader: Loader, place: int, rows: int, ahead: int) -> None:
+        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
+        self._stop = threading.Event()
+        self._worker = threading.Thread(
+            target=self._fill, args=(loader, place, rows), name="fabula-loader", daemon=True
+        )
+        self._worker.start()
+
+    def get(self, timeout: float) -> Batch | None:
+        """The next batch, or None when it takes longer; an error of the thread is raised here."""
+        try:
+            item = self._ready.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def abandon(self) -> None:
+        """Let the thread end when it can."""
+        self._stop.set()
+        self._worker.join(timeout=0.5)
+
+    def _fill(self, loader: Loader, place: int, rows: int) -> None:
+        try:
+            while not self._stop.is_set():
+                self._put(loader.batch(place, rows))
+                place += rows
+        except BaseException as error:  # handed to the consumer: a thread must not die in silence
+            self._put(error)
+
+    def _put(self, item: Batch | BaseException) -> None:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
 
 
 def validation_rows(split: Split, context: int, most: int | None = None) -> Ids:

@@ -13,6 +13,7 @@ from fabula.storage.files import (
     cut_json_lines,
     hash_data,
     hash_file,
+    last_json_lines,
     open_replacing,
     read_json,
     read_json_lines,
@@ -23,10 +24,13 @@ from fabula.storage.files import (
     write_text,
 )
 from fabula.storage.folders import Unfinished, publish, publish_in_lives, remove, seal, set_aside, sweep
+from fabula.storage.lock import LOCK, Holder, holder, lock, refuse_if_held
 from fabula.storage.verification import MANIFEST, Known, examine, verify
 
 __all__ = [
+    "LOCK",
     "MANIFEST",
+    "Holder",
     "Known",
     "Unfinished",
     "append_json_line",
@@ -36,12 +40,16 @@ __all__ = [
     "free_bytes",
     "hash_data",
     "hash_file",
+    "holder",
+    "last_json_lines",
+    "lock",
     "make_folders",
     "open_replacing",
     "publish",
     "publish_in_lives",
     "read_json",
     "read_json_lines",
+    "refuse_if_held",
     "remove",
     "require_space",
     "seal",

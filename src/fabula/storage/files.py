@@ -59,6 +59,19 @@ def cut_json_lines(path: Path, keep: Callable[[Data], bool]) -> None:
             in_use.disk.sync_file(file)
 
 
+def last_json_lines(path: Path, count: int) -> list[Data]:
+    """The last `count` records of a JSONL file at most, in their order, read from its end; a torn last line is none."""
+    found: list[Data] = []
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0 and len(found) < count:
+            line = _line_before(file, end)
+            end -= len(line)
+            with contextlib.suppress(UnicodeDecodeError, json.JSONDecodeError):
+                found.append(json.loads(line))
+    return found[::-1]
+
+
 def _keeps(line: bytes, keep: Callable[[Data], bool]) -> bool:
     """Whether a line is whole and holds a record that is to be kept."""
     try:

@@ -46,6 +46,15 @@ class Known:
         self.files[name] = [*identity, found]
         return found
 
+    def learn(self, folder: Path) -> None:
+        """Take the hashes of a manifest for those of its files: this process has just written both."""
+        for name, facts in read_json(folder / MANIFEST)["files"].items():
+            status = (folder / name).stat()
+            self.files[(folder / name).absolute().as_posix()] = [
+                *(status.st_size, status.st_mtime_ns, status.st_ino),
+                facts["sha256"],
+            ]
+
     def save(self) -> None:
         """Keep this for the next process; content when the disk does not let it."""
         if self.path is not None:

@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fabula import checkpoint as checkpoints
-from fabula import storage
+from fabula import faults, storage
 from fabula.config import Data
 from fabula.data.loader import Loader
 from fabula.device import Device, peak_memory_bytes
 from fabula.evaluate.intrinsic import Score, score_rows
 from fabula.generate.config import GenerateConfig
-from fabula.generate.run import run
+from fabula.generate.run import stream
 from fabula.model.decoder import Decoder
-from fabula.progress import Progress, StopFlag, Task
+from fabula.progress import StopFlag, Task
 from fabula.tokenizer.base import Tokenizer
 from fabula.train.trainer import Callback, StepRecord, Trainer
 
@@ -49,38 +48,69 @@ class Latest:
     best_step: int = 0
     best_bits_per_byte: float = math.inf
 
+    def to_data(self) -> Data:
+        """Everything as plain data; best values are None before there is one."""
+        score = self.score
+        return {
+            "score": None if score is None else [score.nats, score.tokens, score.bytes, score.documents],
+            "score_step": self.score_step,
+            "best_step": self.best_step,
+            "best_bits_per_byte": self.best_bits_per_byte if self.best_step else None,
+        }
+
+    def restore(self, data: Data) -> None:
+        """Continue from what `to_data` returned."""
+        self.score = None if data["score"] is None else Score(*data["score"])
+        self.score_step, self.best_step = data["score_step"], data["best_step"]
+        self.best_bits_per_byte = math.inf if data["best_bits_per_byte"] is None else data["best_bits_per_byte"]
+
 
 class Metrics(Callback):
-    """Lines of metrics.jsonl, averaged over the steps between them; cut back to the step a run resumes from."""
+    """Lines of metrics.jsonl, averaged over the steps between them; cut back to the step a run resumes from.
 
-    def __init__(self, path: Path, every: int, bits_per_token_byte: float) -> None:
-        self.path, self.every = path, max(1, every)
+    Steps that no line tells of yet go into the checkpoint, so that a resumed run writes the lines of one that was never
+    stopped. A step that was not applied counts in time and tokens, not in loss and norm.
+    """
+
+    def __init__(self, path: Path, every: int, bits_per_token_byte: float, steps: int = 0) -> None:
+        # 0: about 500 lines in the run's `steps`, as they were planned at its very start.
+        self.path, self.given, self.every = path, every, every or max(1, steps // 500)
         # A loss in nats a token times this is bits a byte: 1 / ln 2 / (bytes per token of the training split).
         self.bits_per_token_byte = bits_per_token_byte
-        self._waiting: list[StepRecord] = []
+        self._losses: list[float] = []
+        self._steps, self._seconds, self._since = 0, 0.0, 0  # since: tokens before the first waiting step
 
     def on_start(self, trainer: Trainer) -> None:
-        kept = [r for r in storage.read_json_lines(self.path) if r.get("step", 0) <= trainer.step]
-        storage.write_json_lines(self.path, kept)
+        storage.cut_json_lines(self.path, lambda record: record["step"] <= trainer.step)
 
     def on_step(self, trainer: Trainer, record: StepRecord) -> None:
-        self._waiting.append(record)
+        if record.unapplied is None:
+            self._losses.append(record.loss)
+        self._steps += 1
+        self._seconds += record.step_seconds
         if record.step % self.every == 0 or record.step in (1, trainer.steps):
-            self.write(trainer)
+            self.write(record)
 
-    def on_stop(self, trainer: Trainer) -> None:
-        self.write(trainer)
+    def state(self) -> Data:
+        return {
+            "every": self.every,
+            "losses": self._losses,
+            "steps": self._steps,
+            "seconds": self._seconds,
+            "since": self._since,
+        }
 
-    def write(self, trainer: Trainer) -> None:
+    def restore(self, state: Data) -> None:
+        if state:
+            self.every = self.given or state["every"]
+            self._losses, self._steps = list(state["losses"]), state["steps"]
+            self._seconds, self._since = state["seconds"], state["since"]
+
+    def write(self, last: StepRecord) -> None:
         """Write what was gathered since the last line."""
-        if not self._waiting:
-            return
-        steps, last = self._waiting, self._waiting[-1]
-        loss = sum(r.loss for r in steps) / len(steps)
-        tokens = len(steps) * (last.tokens / last.step)
-        storage.append_json_line(
-            self.path,
-            {
+        if self._losses:
+            loss = math.fsum(self._losses) / len(self._losses)
+            line = {
                 "kind": "train",
                 "step": last.step,
                 "tokens": last.tokens,
@@ -88,11 +118,13 @@ class Metrics(Callback):
                 "loss": loss,
                 "bits_per_byte": loss * self.bits_per_token_byte,
                 "lr": last.lr,
-                "grad_norm": last.grad_norm,
-                "tokens_per_second": tokens / sum(r.step_seconds for r in steps),
-            },
-        )
-        self._waiting = []
+                "grad_norm": last.grad_norm if math.isfinite(last.grad_norm) else None,
+                "tokens_per_second": (last.tokens - self._since) / self._seconds,
+            }
+            if self._steps > len(self._losses):
+                line["unapplied"] = self._steps - len(self._losses)
+            storage.append_json_line(self.path, line)
+        self._losses, self._steps, self._seconds, self._since = [], 0, 0.0, last.tokens
 
 
 class Settle(Callback):
@@ -151,26 +183,34 @@ class Evaluate(Callback):
         self.byte_lengths, self.path, self.latest, self.stop = byte_lengths, path, latest, stop
         self.seconds = 0.0
 
-    def on_step(self, trainer: Trainer, record: StepRecord) -> None:
-        # The final weights are scored even when a signal comes during the last step: nothing would make up for it.
-        if record.step in self.steps and (not self.stop or record.step == trainer.steps):
-            self.evaluate(trainer, record)
+    def on_start(self, trainer: Trainer) -> None:
+        # A run that was stopped at a milestone has its evaluation before it.
+        if trainer.step in self.steps and not self._written(trainer.step):
+            self.evaluate(trainer)
 
-    def evaluate(self, trainer: Trainer, record: StepRecord) -> None:
-        """Score the rows and write a line of metrics."""
+    def on_step(self, trainer: Trainer, record: StepRecord) -> None:
+        if record.step in self.steps:
+            self.evaluate(trainer)
+
+    def _written(self, step: int) -> bool:
+        last = storage.last_json_lines(self.path, 2)
+        return any(r["kind"] == "evaluation" and r["step"] == step for r in last)
+
+    def evaluate(self, trainer: Trainer) -> None:
+        """Score the rows and write a line of metrics; Stopped between two batches when a signal came."""
         started = time.perf_counter()
-        score = self.score(trainer.model, trainer.device)
+        score = self.score(trainer.model, trainer.device, trainer.micro_rows)
         self.seconds += time.perf_counter() - started
-        self.latest.score, self.latest.score_step = score, record.step
+        self.latest.score, self.latest.score_step = score, trainer.step
         if score.bits_per_byte < self.latest.best_bits_per_byte:
-            self.latest.best_bits_per_byte, self.latest.best_step = score.bits_per_byte, record.step
+            self.latest.best_bits_per_byte, self.latest.best_step = score.bits_per_byte, trainer.step
         storage.append_json_line(
             self.path,
             {
                 "kind": "evaluation",
-                "step": record.step,
-                "tokens": record.tokens,
-                "seconds": record.seconds,
+                "step": trainer.step,
+                "tokens": trainer.tokens,
+                "seconds": trainer.seconds,
                 "loss": score.loss,
                 "bits_per_byte": score.bits_per_byte,
                 "perplexity": score.perplexity,
@@ -179,11 +219,15 @@ class Evaluate(Callback):
             },
         )
 
-    def score(self, model: Any, device: Device) -> Score:
-        """The score of the fixed rows."""
-        size = self.batch_rows
+    def score(self, model: Any, device: Device, size: int) -> Score:
+        """The score of the fixed rows, `size` of them at once."""
+
+        def each(rows: int) -> None:
+            faults.point("train.evaluating")
+            self.stop.check("evaluating")
+
         parts = (self.loader.rows_at(self.starts[i : i + size]) for i in range(0, len(self.starts), size))
-        return score_rows(model, parts, self.byte_lengths, device)
+        return score_rows(model, parts, self.byte_lengths, device, each)
 
 
 class Samples(Callback):
@@ -193,75 +237,43 @@ class Samples(Callback):
         self, steps: Container[int], tokenizer: Tokenizer, config: GenerateConfig, path: Path, stop: StopFlag
     ) -> None:
         self.steps, self.tokenizer, self.config, self.path, self.stop = steps, tokenizer, config, path, stop
+        self.prompts = config.prompts or ("",)
         self.newest: list[Data] = []
 
     def on_start(self, trainer: Trainer) -> None:
-        kept = [r for r in storage.read_json_lines(self.path) if r.get("step", 0) <= trainer.step]
-        storage.write_json_lines(self.path, kept)
+        step = trainer.step
+        storage.cut_json_lines(self.path, lambda record: record["step"] <= step)
+        self.newest = [r for r in storage.last_json_lines(self.path, len(self.prompts)) if r["step"] == step]
+        if step in self.steps and len(self.newest) < len(self.prompts):
+            # Stopped between two samples: all of them again.
+            storage.cut_json_lines(self.path, lambda record: record["step"] < step)
+            self.draw(trainer)
 
     def on_step(self, trainer: Trainer, record: StepRecord) -> None:
-        if record.step not in self.steps or self.stop:
-            return
+        if record.step in self.steps:
+            self.draw(trainer)
+
+    def draw(self, trainer: Trainer) -> None:
+        """Continue every prompt; Stopped between two tokens when a signal came."""
         assert isinstance(trainer.model, Decoder)
         self.newest = []
-        for prompt in self.config.prompts or ("",):
-            made = run(trainer.model, self.tokenizer, prompt, self.config, trainer.device)
+        for prompt in self.prompts:
+            pieces = []
+            for piece in stream(trainer.model, self.tokenizer, prompt, self.config, trainer.device):
+                faults.point("train.sampling")
+                self.stop.check("drawing samples")
+                pieces.append(piece)
             line = {
-                "step": record.step,
-                "tokens": record.tokens,
+                "step": trainer.step,
+                "tokens": trainer.tokens,
                 "prompt": prompt,
-                "text": made.text,
-                "finish_reason": made.finish_reason,
+                "text": "".join(piece.text for piece in pieces),
+                "finish_reason": pieces[-1].finish_reason,
                 "temperature": self.config.temperature,
                 "seed": self.config.seed,
             }
             self.newest.append(line)
             storage.append_json_line(self.path, line)
-
-
-class Save(Callback):
-    """Publishes a checkpoint at given steps and when the run is stopped, and removes old ones."""
-
-    def __init__(
-        self,
-        steps: Container[int],
-        run_folder: Path,
-        tokenizer: Tokenizer,
-        keep: int,
-        facts: Data,
-        latest: Latest,
-        progress: Progress,
-        plan: Data,
-    ) -> None:
-        self.plan = plan  # stored with the state, so that a resumed run is the same run
-        self.steps, self.run_folder, self.tokenizer, self.keep = steps, run_folder, tokenizer, keep
-        self.facts, self.latest, self.progress = facts, latest, progress
-
-    def on_step(self, trainer: Trainer, record: StepRecord) -> None:
-        if record.step in self.steps:
-            self.save(trainer)
-
-    def on_stop(self, trainer: Trainer) -> None:
-        newest = checkpoints.last(self.run_folder)
-        if trainer.step and (newest is None or newest.step < trainer.step):
-            saved = self.save(trainer)
-            self.progress.note(f"saved {saved.path}")
-
-    def save(self, trainer: Trainer) -> checkpoints.Checkpoint:
-        """Publish the present state."""
-        data, tensors = trainer.state()
-        data["plan"] = self.plan
-        data["latest"] = {
-            "best_step": self.latest.best_step,
-            "best_bits_per_byte": self.latest.best_bits_per_byte if self.latest.best_step else None,
-        }
-        measured = self.latest.score if self.latest.score_step == trainer.step else None
-        facts = {**self.facts, "bits_per_byte": measured.bits_per_byte if measured else None}
-        assert isinstance(trainer.model, Decoder)
-        folder = checkpoints.RunFolder(self.run_folder).checkpoints
-        saved = checkpoints.save(folder, trainer.step, trainer.model, self.tokenizer, data, tensors, facts)
-        checkpoints.prune(self.run_folder, self.keep)
-        return saved
 
 
 class Bar(Callback):
@@ -275,9 +287,10 @@ class Bar(Callback):
         self.task.advance(trainer.step)
 
     def on_step(self, trainer: Trainer, record: StepRecord) -> None:
-        loss = record.loss * self.factor
-        self._smooth = loss if self._smooth is None else 0.95 * self._smooth + 0.05 * loss
-        note = f"train {self._smooth:.3f}"
+        if record.unapplied is None:
+            loss = record.loss * self.factor
+            self._smooth = loss if self._smooth is None else 0.95 * self._smooth + 0.05 * loss
+        note = f"train {self._smooth or math.nan:.3f}"
         if self.latest.score is not None:
             note += f", validation {self.latest.score.bits_per_byte:.3f}"
         self.task.advance(1, f"{note} bits/byte")

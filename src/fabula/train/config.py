@@ -26,6 +26,13 @@ class TrainConfig:
     checkpoints: int = setting(
         8, "evaluations, samples and checkpoints during the run, evenly spaced, the last at its end"
     )
+    save_minutes: float = setting(
+        10.0, "most minutes between two checkpoints, stretched so that saving takes below 2 %"
+    )
+    save_steps: int = setting(0, "most steps between two checkpoints; 0: as save_minutes says")
+    failed_save: Literal["stop", "go_on"] = setting("stop", "what a checkpoint that cannot be written does to the run")
+    unapplied: int = setting(3, "steps in a row with NaN or infinity that stop the run; they are never applied")
+    skip_spikes: float = setting(0.0, "steps this many standard deviations above the last 128 are skipped; 0: none")
     keep: int = setting(3, "newest checkpoints that are kept, beside the best one; at least 2")
     log_every: int = setting(0, "steps between two lines of metrics; 0: about 500 lines a run")
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
@@ -43,5 +50,15 @@ class TrainConfig:
             raise ValueError(f"evaluation_share={self.evaluation_share} must be above 0 and at most 0.5")
         if self.checkpoints < 1:
             raise ValueError(f"checkpoints={self.checkpoints} must be at least 1: the end of the run")
+        if not self.save_minutes > 0:
+            raise ValueError(f"save_minutes={self.save_minutes} must be above 0")
+        if self.save_steps < 0:
+            raise ValueError(f"save_steps={self.save_steps} must be at least 0 (0 leaves it to save_minutes)")
+        if self.unapplied < 1:
+            raise ValueError(f"unapplied={self.unapplied} must be at least 1")
+        if not (self.skip_spikes == 0 or self.skip_spikes >= 1):
+            raise ValueError(f"skip_spikes={self.skip_spikes} must be 0 or at least 1 standard deviation; 6 is usual")
+        if self.keep < 2:
+            raise ValueError(f"keep={self.keep} must be at least 2: the newest may be the one that is damaged")
         if self.threads < 0:
             raise ValueError(f"threads={self.threads} must be at least 0 (0 takes every core)")

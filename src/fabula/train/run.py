@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from fabula import checkpoint as checkpoints
+from fabula import faults, storage
 from fabula.checkpoint import RunFolder
 from fabula.config import Data
 from fabula.data.batch import Batch
@@ -32,9 +33,11 @@ from fabula.model.decoder import Decoder
 from fabula.progress import Progress, StopFlag
 from fabula.tokenizer.base import Tokenizer
 from fabula.train.budget import Budget, parse_budget, steps_for
-from fabula.train.callbacks import Bar, Evaluate, Latest, Metrics, Samples, Save, Settle, Watch, milestones
+from fabula.train.callbacks import Bar, Evaluate, Latest, Metrics, Samples, Settle, Watch, milestones
 from fabula.train.config import TrainConfig
+from fabula.train.guard import Guard
 from fabula.train.objective import NextToken
+from fabula.train.saving import Save
 from fabula.train.speed import Speed, measure
 from fabula.train.trainer import Callback, Trainer
 
@@ -82,24 +85,33 @@ def run(
     folder = RunFolder(run_folder)
     shards.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
     device = choose(config.device, config.threads)
+    resumed = checkpoints.newest_sound(run_folder, progress.note)
+    _require_disk(folder, model_config, config.keep)
     seed_everything(seed)
     model = Decoder(model_config).to(device.torch)
     loader = Loader(shards.train, model_config.context_length, seed, config.isolate_documents)
     checker = Loader(shards.validation, model_config.context_length, seed, config.isolate_documents)
     byte_lengths = np.array(tokenizer.byte_lengths(), dtype=np.int64)
     _check_prompts(sampling, tokenizer, model_config.context_length)
-    resumed = checkpoints.newest_sound(run_folder, progress.note)
     if resumed is None:
         with progress.task("measuring this machine", None, "") as _:
             rows = max(1, config.batch_tokens // model_config.context_length)
             everything = validation_rows(shards.validation, model_config.context_length)
             scored = checker.rows_at(everything[:rows])
-            speed = _speed(config, model_config, loader.batch(0, rows), scored, byte_lengths, device)
+            faults.point("train.measuring")
+            stop.check("measuring this machine")
+            speed = _speed(config, model_config, loader.batch(0, rows), scored, byte_lengths, device, stop)
             plan = make_plan(config, model_config, speed, loader.n_rows, len(everything), sampling)
         seed_everything(seed)
     else:
         state, tensors = checkpoints.trainer_state(resumed)
         plan = Plan(**state["plan"])
+        changed = checkpoints.changed_environment(resumed, environment(device))
+        if changed:
+            progress.note(
+                f"{resumed.path.name} was made elsewhere ({'; '.join(changed)}): the run goes on, its last bits will "
+                "not be those of a run that was never stopped"
+            )
     for name, rule in plan.rules.items():
         progress.note(f"{name}: {rule}")
 
@@ -113,12 +125,14 @@ def run(
     evaluate = Evaluate(marks, checker, starts, plan.batch_rows, byte_lengths, folder.metrics, latest, stop)
     stored = asdict(plan)
     save_facts = {**facts, "environment": environment(device)}
+    save = Save(marks, folder, tokenizer, config, save_facts, latest, progress, stored)
     callbacks: list[Callback] = [
-        Metrics(folder.metrics, config.log_every or max(1, plan.steps // 500), factor),
+        Metrics(folder.metrics, config.log_every, factor, plan.steps),
+        Guard(folder.unapplied, config.unapplied, loader, progress),
         evaluate,
         samples,
         watch,
-        Save(marks, run_folder, tokenizer, config.keep, save_facts, latest, progress, stored),
+        save,
     ]
     with progress.task("training", plan.steps, "steps") as task:
 
@@ -149,6 +163,8 @@ def run(
             device=device,
             stop=stop,
             callbacks=[*callbacks, Bar(task, latest, factor)],
+            skip_spikes=config.skip_spikes,
+            note=progress.note,
         )
         if resumed is not None:
             _resume(trainer, model, resumed, state, tensors, latest)
@@ -160,6 +176,7 @@ def run(
         "best_step": latest.best_step,
         "last_step": trainer.step,
         "validation": None if latest.score is None else latest.score.to_data(),
+        "saving_seconds": save.seconds,
         "entered_at_step": 0 if resumed is None else resumed.step,
     }
     return TrainResult(plan, result, environment(device), samples.newest)
@@ -188,11 +205,17 @@ def _resume(
         raise DamagedError(f"{checkpoint.path}: planned for {state['steps']} steps, the run has {trainer.steps}")
     checkpoints.restore_weights(model, checkpoint)
     trainer.restore(state, tensors)
-    if state["latest"]["best_step"]:
-        latest.best_step, latest.best_bits_per_byte = (
-            state["latest"]["best_step"],
-            state["latest"]["best_bits_per_byte"],
-        )
+    latest.restore(state["latest"])
+
+
+def _require_disk(folder: RunFolder, model_config: ModelConfig, keep: int) -> None:
+    """MachineError before the run when its checkpoints would not fit: the newest, the best, one being written."""
+    # Weights and two moments in float32 is the most that an optimizer keeps; what is already there needs no more room.
+    one = 12 * model_config.n_params() + (1 << 20)
+    there = sum(f.stat().st_size for f in folder.checkpoints.rglob("*") if f.is_file())
+    storage.require_space(
+        folder.root, max(one, (keep + 2) * one - there), f"a run that keeps {keep} checkpoints of {one:,} bytes each"
+    )
 
 
 def rehearse(
@@ -206,18 +229,25 @@ def rehearse(
     if config.isolate_documents:
         batch = Batch(ids[:, :-1], ids[:, 1:], torch.arange(context).repeat(rows, 1), torch.zeros(rows, context).long())
     lengths = np.ones(model_config.vocab_size, dtype=np.int64)
-    speed = _speed(config, model_config, batch, batch, lengths, device)
+    speed = _speed(config, model_config, batch, batch, lengths, device, StopFlag())
     epoch_rows = max(1, epoch_tokens // context)
     return make_plan(config, model_config, speed, epoch_rows, max(1, epoch_rows // 20), sampling), speed
 
 
 def _speed(
-    config: TrainConfig, model_config: ModelConfig, batch: Batch, scored: Batch, lengths: Lengths, device: Device
+    config: TrainConfig,
+    model_config: ModelConfig,
+    batch: Batch,
+    scored: Batch,
+    lengths: Lengths,
+    device: Device,
+    stop: StopFlag,
 ) -> Speed:
     budget = parse_budget(config.budget)
     seconds = 0.03 * budget.amount if budget.unit == "seconds" else 0.0
     rows = batch.tokens.shape[0]
-    return measure(config, model_config, batch, scored, lengths, min(rows, config.micro_rows or rows), device, seconds)
+    micro_rows = min(rows, config.micro_rows or rows)
+    return measure(config, model_config, batch, scored, lengths, micro_rows, device, seconds, stop)
 
 
 def settled(plan: Plan, steps: int, step_seconds: float, n_milestones: int) -> Plan:
@@ -265,4 +295,8 @@ def make_plan(
         "train.evaluation_rows": f"{evaluated:,} of {validation_rows:,} validation rows, {len(marks)} times: at most "
         f"{config.evaluation_share:.0%} of the training time",
     }
-    return Plan(steps, rows, min(rows, config.micro_rows or rows), evaluated, marks, net, speed.step, rules)
+    # Fewer rows at once than were asked for, where memory has already shown to be short.
+    micro_rows = min(rows, config.micro_rows or rows, speed.micro_rows or rows)
+    if speed.micro_rows and micro_rows < min(rows, config.micro_rows or rows):
+        rules["train.micro_rows"] = f"{micro_rows}: more rows at once did not fit into memory"
+    return Plan(steps, rows, micro_rows, evaluated, marks, net, speed.step, rules)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fabula import storage
 from fabula.data.batch import Batch
-from fabula.device import Device, synchronize
+from fabula.device import Device, peak_memory_bytes, synchronize
 from fabula.evaluate.intrinsic import score_rows
 from fabula.generate.config import GenerateConfig, Sampling
 from fabula.generate.engine import Engine
@@ -38,6 +38,8 @@ class Speed:
     evaluation_row: float
     sampled_token: float
     save: float
+    micro_rows: int = 0  # rows that fit into memory at once; 0: as many as were asked for
+    peak_memory_bytes: int = 0  # of the process, after real steps and the rest
 
     def pause(self, sampling: GenerateConfig, context: int) -> float:
         """Seconds that samples and a save take at a milestone."""
@@ -55,7 +57,7 @@ class _Same:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
 
-    def stream(self, position: int, rows: int) -> Iterator[Batch]:
+    def stream(self, position: int, rows: int, waiting: Callable[[], None]) -> Iterator[Batch]:
         while True:
             yield self.batch
 
@@ -69,6 +71,7 @@ def measure(
     micro_rows: int,
     device: Device,
     seconds: float,
+    stop: StopFlag,
 ) -> Speed:
     """Time steps on one batch of a run for about `seconds` (at least three steps), and the other parts once."""
     limit = min(max(seconds, _SECONDS[0]), _SECONDS[1])
@@ -85,11 +88,12 @@ def measure(
         micro_rows=micro_rows,
         clip=config.clip,
         device=device,
-        stop=StopFlag(),
+        stop=stop,
     )
     times: list[float] = []
     started = time.perf_counter()
     while len(times) < 3 or time.perf_counter() - started < limit:
+        stop.check("measuring this machine")
         begin = time.perf_counter()
         trainer.take_step(batch)
         synchronize(device)
@@ -103,7 +107,14 @@ def measure(
         paces.append(time.perf_counter())
     sampled_token = statistics.median(after - before for before, after in pairwise(paces))
     # The first step also pays for allocations; the median of the others is what the run will see.
-    return Speed(statistics.median(times[1:]), evaluation_row, sampled_token, _save_seconds(model_config))
+    return Speed(
+        step=statistics.median(times[1:]),
+        evaluation_row=evaluation_row,
+        sampled_token=sampled_token,
+        save=_save_seconds(model_config),
+        micro_rows=trainer.micro_rows,
+        peak_memory_bytes=peak_memory_bytes(device),
+    )
 
 
 def _save_seconds(config: ModelConfig) -> float:

@@ -2,13 +2,18 @@
 
 The number of steps is fixed before the first one; the schedule's horizon is that number. All sums are divided once, by
 the number of predictions of the whole step, so that accumulation changes nothing but memory.
+
+A step whose loss or gradient is not finite is not applied: weights and optimizer stay as they are, the counters and the
+data move on. When memory runs out the rows computed at once are halved and the same step is taken again from where
+it began, so the batch, the order of the data and the schedule are what they would have been.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,19 +22,37 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fabula import faults
 from fabula.config import Data
 from fabula.data.batch import Batch
-from fabula.device import Device
-from fabula.errors import DamagedError, FabulaError
+from fabula.device import Device, free_memory_bytes, generators, is_out_of_memory, release_memory, set_generators
+from fabula.errors import DamagedError, MachineError, Stopped
 from fabula.progress import StopFlag
 from fabula.train.objective import Objective
 from fabula.train.schedules import ScheduleConfig
+from fabula.train.spikes import Spikes
+
+# Gradients that are named when a step is not applied.
+_NAMED = 20
 
 
 class BatchSource(Protocol):
-    """Where batches come from: an endless stream from a position, in rows."""
+    """Where batches come from: an endless stream from a position, in rows; `waiting` is called while there is none."""
 
-    def stream(self, position: int, rows: int) -> Iterator[Batch]: ...
+    def stream(self, position: int, rows: int, waiting: Callable[[], None]) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unapplied:
+    """Why a step was not applied, and on which rows. Norms are of the gradients before clipping."""
+
+    reason: str
+    first_row: int  # rows of the run, as the loader counts them
+    rows: int
+    in_row: int  # steps that were not finite in a row, this one included; 0 for a spike
+    gradients: dict[str, float]  # the norms that are not finite, at most twenty
+    bad_gradients: int
+    bad_weights: int  # parameters that hold NaN or infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +66,7 @@ class StepRecord:
     lr: float  # multiplier of the peak rates
     grad_norm: float
     step_seconds: float
+    unapplied: Unapplied | None = None
 
 
 class Callback:
@@ -59,6 +83,13 @@ class Callback:
 
     def on_stop(self, trainer: Trainer) -> None:
         """When a signal asked the run to stop."""
+
+    def state(self) -> Data:
+        """What of it belongs into a checkpoint, under the name of the class."""
+        return {}
+
+    def restore(self, state: Data) -> None:
+        """Continue from what `state` returned."""
 
 
 class Trainer:
@@ -79,13 +110,18 @@ class Trainer:
         device: Device,
         stop: StopFlag,
         callbacks: Sequence[Callback] = (),
+        skip_spikes: float = 0.0,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         self.model, self.objective, self.optimizers, self.schedule = model, objective, list(optimizers), schedule
         self.source, self.steps, self.batch_rows, self.micro_rows = source, steps, batch_rows, micro_rows
         self.clip, self.device, self.stop, self.callbacks = clip, device, stop, list(callbacks)
+        self.note = note or (lambda message: None)
+        self.spikes = Spikes(skip_spikes)
         self.step = 0
         self.tokens = 0
         self.seconds = 0.0
+        self.unapplied_in_row = 0
         self._peaks = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
@@ -95,18 +131,25 @@ class Trainer:
         return self.step * self.batch_rows
 
     def fit(self) -> None:
-        """Train from the current step to the last one."""
-        for callback in self.callbacks:
-            callback.on_start(self)
-        batches = self.source.stream(self.position, self.batch_rows)
-        while self.step < self.steps:
-            if self.stop:
-                for callback in self.callbacks:
-                    callback.on_stop(self)
-                self.stop.check("training")
-            record = self.take_step(next(batches))
+        """Train from the current step to the last one; Stopped when a signal came, after the callbacks were told."""
+        try:
             for callback in self.callbacks:
-                callback.on_step(self, record)
+                callback.on_start(self)
+            faults.point("train.started")
+            batches = self.source.stream(self.position, self.batch_rows, lambda: self.stop.check("training"))
+            while self.step < self.steps:
+                self.stop.check("training")
+                faults.point("train.waiting")
+                record = self.take_step(next(batches))
+                faults.point("train.step")
+                for callback in self.callbacks:
+                    callback.on_step(self, record)
+            faults.point("train.finished")
+            self.stop.check("training")
+        except Stopped:
+            for callback in self.callbacks:
+                callback.on_stop(self)
+            raise
         for callback in self.callbacks:
             callback.on_end(self)
 
@@ -118,34 +161,99 @@ class Trainer:
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * multiplier
         self.model.train()
-        total = 0.0
-        for start in range(0, self.batch_rows, self.micro_rows):
-            part = batch.rows(start, min(start + self.micro_rows, self.batch_rows)).to(self.device)
-            with self.device.autocast():
-                loss = self.objective(self.model, part)
-            (loss.total / batch.n_targets).backward()
-            total += loss.total.item()
+        count = batch.n_targets
+        total = self._gradients(batch, count)
         norm = clip_gradients(self._parameters, self.clip)
-        if not np.isfinite(total) or not np.isfinite(norm):
-            raise FabulaError(
-                f"step {self.step + 1}: the loss or its gradient is not finite (loss {total / batch.n_targets:.4g}, "
-                f"gradient norm {norm:.4g}); the step was not applied. Lower the learning rate and resume"
-            )
+        loss = total / max(1, count)
+        unapplied = self._judge(loss, norm)
+        if unapplied is None and count:
+            for optimizer in self.optimizers:
+                optimizer.step()
         for optimizer in self.optimizers:
-            optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.tokens += batch.n_targets
+        self.tokens += count
         elapsed = time.perf_counter() - started
         self.seconds += elapsed
         return StepRecord(
             step=self.step,
             tokens=self.tokens,
             seconds=self.seconds,
-            loss=total / batch.n_targets,
+            loss=loss,
             lr=multiplier,
             grad_norm=norm,
             step_seconds=elapsed,
+            unapplied=unapplied,
+        )
+
+    def _gradients(self, batch: Batch, count: int) -> float:
+        """Accumulate the gradient of the mean over a batch's `count` predictions; returns the sum of nats.
+
+        When memory runs out it begins again with half the rows at once, from the same state of the generators.
+        """
+        before = generators(self.device)
+        while True:
+            try:
+                return self._accumulate(batch, count)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                told = str(error) or type(error).__name__
+            # Outside of the handler, whose traceback would keep the tensors of the failed attempt alive.
+            for parameter in self._parameters:
+                parameter.grad = None
+            release_memory(self.device)
+            set_generators(self.device, before)
+            self._fewer_rows(told)
+
+    def _accumulate(self, batch: Batch, count: int) -> float:
+        total = 0.0
+        for start in range(0, self.batch_rows, self.micro_rows):
+            part = batch.rows(start, min(start + self.micro_rows, self.batch_rows))
+            if part.n_targets == 0:
+                # Nothing is predicted in these rows: they add nothing, and no mean over nothing.
+                continue
+            with self.device.autocast():
+                loss = self.objective(self.model, part.to(self.device))
+            (loss.total / count).backward()
+            total += loss.total.item()
+        return total
+
+    def _fewer_rows(self, told: str) -> None:
+        """Halve the rows computed at once; MachineError with the numbers when there is but one."""
+        free = free_memory_bytes(self.device)
+        if self.micro_rows == 1:
+            size = sum(p.numel() * p.element_size() for p in self._parameters)
+            raise MachineError(
+                f"step {self.step + 1}: out of memory with a single row at once ({told.splitlines()[0][:200]}). "
+                f"{free / 1e9:.2f} GB are free; weights and gradients alone take {2 * size / 1e9:.2f} GB. Use a "
+                "smaller --model.context_length or a smaller model; what is saved is whole"
+            )
+        before, self.micro_rows = self.micro_rows, max(1, self.micro_rows // 2)
+        self.note(
+            f"step {self.step + 1}: out of memory with {before} rows at once ({free / 1e9:.2f} GB free); going on with "
+            f"{self.micro_rows}: the batch of {self.batch_rows} rows, its samples and the schedule stay as they were"
+        )
+
+    def _judge(self, loss: float, norm: float) -> Unapplied | None:
+        """Whether a step is to be applied, by its loss and the norm of its gradient; why not, otherwise."""
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.unapplied_in_row = 0
+            spike = self.spikes.judge(loss, norm)
+            return None if spike is None else Unapplied(spike, self.position, self.batch_rows, 0, {}, 0, 0)
+        self.unapplied_in_row += 1
+        norms = {name: float(p.grad.norm()) for name, p in self.model.named_parameters() if p.grad is not None}
+        bad = {name: value for name, value in norms.items() if not math.isfinite(value)}
+        weights = sum(not bool(p.isfinite().all()) for p in self._parameters)
+        which = "the loss" if not math.isfinite(loss) else "the norm of the gradient"
+        return Unapplied(
+            f"{which} is not finite (loss {loss:.4g}, norm {norm:.4g})",
+            self.position,
+            self.batch_rows,
+            self.unapplied_in_row,
+            dict(list(bad.items())[:_NAMED]),
+            len(bad),
+            weights,
         )
 
     def state(self) -> tuple[Data, dict[str, Tensor]]:
@@ -166,6 +274,10 @@ class Trainer:
             "tokens": self.tokens,
             "seconds": self.seconds,
             "position": self.position,
+            "micro_rows": self.micro_rows,
+            "unapplied_in_row": self.unapplied_in_row,
+            "spikes": self.spikes.state(),
+            "callbacks": {type(c).__name__: state for c in self.callbacks if (state := c.state())},
             "rng": {
                 "python": [version, list(internal), following],
                 "numpy": [kind, [int(k) for k in keys], place, has_gauss, gauss],
@@ -177,6 +289,11 @@ class Trainer:
     def restore(self, data: Data, tensors: dict[str, Tensor]) -> None:
         """Continue from what `state` returned; the weights are restored by whoever loads them."""
         self.step, self.tokens, self.seconds = data["step"], data["tokens"], data["seconds"]
+        self.micro_rows = min(self.micro_rows, data["micro_rows"])
+        self.unapplied_in_row = data["unapplied_in_row"]
+        self.spikes.restore(data["spikes"])
+        for callback in self.callbacks:
+            callback.restore(data["callbacks"].get(type(callback).__name__, {}))
         names = dict(self.model.named_parameters())
         for key, value in tensors.items():
             if key.startswith("rng."):
@@ -199,9 +316,15 @@ class Trainer:
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> float:
-    """Scale the gradients so that their joint norm is at most `most` (0: leave them); returns the norm before."""
+    """Scale the gradients so that their joint norm is at most `most` (0: leave them); returns the norm before.
+
+    A norm that is not finite leaves them as they are, so that it can be told which of them is to blame.
+    """
     gradients: list[Any] = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return 0.0
     norm = torch.nn.utils.get_total_norm(gradients)
-    if most > 0:
+    found = float(norm)
+    if most > 0 and math.isfinite(found):
         torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
-    return float(norm)
+    return found
