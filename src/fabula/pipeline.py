@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fabula import __version__, checkpoint, config, recipe, storage
+from fabula import __version__, checkpoint, config, faults, recipe, storage
 from fabula.checkpoint import RunFolder
 from fabula.config import Data, to_data
 from fabula.corpus.run import Corpus
@@ -228,6 +228,7 @@ class _Pipeline:
 
     def _watched(self, corpus: Corpus) -> Iterator[str]:
         for text in corpus.sample(self.recipe.tokenizer.sample_bytes):
+            faults.point("tokenizer.learning")
             self.stop.check("learning the tokenizer")
             yield text
 
@@ -442,6 +443,7 @@ class _Pipeline:
         )
 
     def _write_summary(self, status: str) -> None:
+        storage.check_held(self.folder.root)
         self.summary["status"] = status
         self.summary["stages"] = self.stages.rows
         storage.write_json(self.folder.summary, self.summary)

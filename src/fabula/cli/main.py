@@ -46,6 +46,7 @@ def build_app() -> App:
         name="fabula",
         help="From a folder of text to a small language model that is trained, measured and explained.",
         version=__version__,
+        suppress_keyboard_interrupt=False,  # a second Ctrl-C is told below, with its exit code
         help_epilogue="A recipe's settings are given as --section.name VALUE, for example --train.budget 10m. "
         "`fabula run --help` lists them.",
     )

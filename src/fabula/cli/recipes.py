@@ -63,7 +63,7 @@ def _train(
 
 
 def _all(recipe: Path, name: str | None, runs: Path, fresh: bool, settings: Settings, until: str | None) -> Any:
-    """The stages of a recipe. From here signals are heard; what can be told at once is told before torch is imported."""
+    """The stages of a recipe. Signals are heard from here; what is quickly told is told before torch is imported."""
     given = dict(overrides.split(settings))
     called = name or given.get("name") or load_toml(recipe).get("name") or recipe.stem
     with stop_on_signals():

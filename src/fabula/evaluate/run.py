@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from fabula import faults
 from fabula.config import Data
 from fabula.corpus.document import Quarantined
 from fabula.corpus.readers import Reading
@@ -105,6 +106,7 @@ def run_on_split(
     def documents() -> Iterator[tuple[list[int], int]]:
         done = 0
         for ids, n_bytes in split.documents():
+            faults.point("evaluate.scoring")
             stop.check("evaluating")
             digest.update(n_bytes.to_bytes(8, "little") + tokenizer.decode_bytes(ids))
             yield ids, n_bytes
