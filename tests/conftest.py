@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import tiny
+from tests.audit import watching
+
+watching.install()  # before anything of ours is imported by a test
 
 pytest_plugins = ["tests.faults.tally"]
 
@@ -25,6 +28,22 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+    # Its unpickler of "weights only" raises no audit event; nothing of ours may come near it.
+    torch.load = torch.serialization.load = watching.no_torch_load
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _watched_to_the_end() -> Iterator[None]:
+    """What is done while the last fixtures are taken down counts too."""
+    yield
+    watching.fail_if_seen()
+
+
+@pytest.fixture(autouse=True)
+def _watched(_watched_to_the_end: None) -> Iterator[None]:
+    """A test fails in which anything was unpickled or called out, also where the exception was swallowed."""
+    yield
+    watching.fail_if_seen()
 
 
 @pytest.fixture(scope="session")

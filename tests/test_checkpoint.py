@@ -174,8 +174,8 @@ def test_another_tokenizer_in_its_place_is_found(tmp_path: Path, tiny_tokenizer:
 
 def test_a_format_of_the_future(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
     saved = save(tmp_path, 1, tiny_tokenizer)
-    manifest = json.loads((saved.path / storage.MANIFEST).read_text())
-    storage.write_json(saved.path / storage.MANIFEST, {**manifest, "format": 2})
+    manifest = {k: v for k, v in saved.manifest.items() if k != "files"}
+    storage.seal(saved.path, {**manifest, "format": 2})
     with pytest.raises(DamagedError, match="format 2, this version reads 1"):
         checkpoint.load(saved.path)
 

@@ -22,6 +22,22 @@ WRITERS = {
     "data/shards.py": "streams ids into a folder that storage publishes",
 }
 
+# Modules that make objects, or code, out of bytes.
+PICKLERS = {"pickle", "_pickle", "cPickle", "pickletools", "copyreg", "dill", "cloudpickle", "joblib", "jsonpickle"}
+PICKLERS |= {"shelve", "marshal", "yaml", "ruamel", "pandas", "zipimport", "runpy", "code", "codeop"}
+
+# Functions that unpickle, or that run what they are given.
+FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "tempfile.mktemp"}
+FORBIDDEN |= {
+    "torch.load",
+    "torch.save",
+    "torch.serialization.load",
+    "torch.jit.load",
+    "torch.hub.load",
+    "torch.package",
+}
+FORBIDDEN |= {f"{np}.{name}" for np in ("np", "numpy") for name in ("load", "save", "savez", "savez_compressed")}
+
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
     """Every call in a file with its dotted name."""
@@ -40,13 +56,18 @@ def test_no_pickle_and_no_code_from_data(path: Path) -> None:
         elif isinstance(node, ast.ImportFrom):
             names = [node.module or ""]
         for name in names:
-            assert name.split(".")[0] not in {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "yaml"}, name
+            assert name.split(".")[0] not in PICKLERS, name
         if isinstance(node, ast.keyword):
             assert node.arg not in {"allow_pickle", "weights_only", "shell"}, f"{path}:{node.value.lineno}"
     for name, node in calls(path):
         place = f"{path}:{node.lineno}: {name}"
-        assert name not in {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "np.load"}, place
-        assert name not in {"os.system", "os.popen", "yaml.load", "tempfile.mktemp"}, place
+        assert name not in FORBIDDEN, place
+        if name.rsplit(".", 1)[-1] in {"fromfile", "frombuffer", "memmap"}:
+            # Bytes of a given number type; "O" would be addresses of objects.
+            given = [*node.args[1:2], *(k.value for k in node.keywords if k.arg == "dtype")]
+            types = [ast.unparse(value) for value in given]
+            assert types, f"{place}: say the dtype"
+            assert not any(t.strip("\"'|<>=") in {"O", "object"} for t in types), place
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(PACKAGE).as_posix())

@@ -126,6 +126,7 @@ def test_settings_that_are_wrong(lm: LanguageModel) -> None:
     assert error.value.problems == [
         'generate.temprature: unknown key; did you mean "temperature"?',
         'generate.top_k: expected a whole number, got "many"',
+        "generate: max_new_tokens=-1 must be at least 1",
     ]
     with pytest.raises(ConfigError, match="max_new_tokens=-1 must be at least 1"):
         lm.generate("a", max_new_tokens=-1)

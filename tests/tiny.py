@@ -18,6 +18,9 @@ STEPS = 24
 CONTEXT = 32
 VOCABULARY = 320
 
+# Its sitecustomize.py watches a process for pickle and network.
+AUDIT = Path(__file__).parent / "audit"
+
 # Everything that matters is written out: neither presets nor defaults may move what these tests see.
 RECIPE = """
 description = "the smallest run"
@@ -96,8 +99,9 @@ def command(*arguments: object) -> list[str]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment of a command: one thread, nothing of the test runner's locale."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **changes}
+    """The environment of a command: one thread, and the audit of tests/audit in it and in all that it starts."""
+    audit = os.pathsep.join(p for p in (str(AUDIT), os.environ.get("PYTHONPATH", "")) if p)
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": audit, **changes}
 
 
 def on_one_core() -> None:

@@ -37,6 +37,9 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TRAINER = "trainer.json"
 OPTIMIZER = "optimizer.safetensors"
+_FILES = (WEIGHTS, CONFIG, TOKENIZER_FILE, TRAINER, OPTIMIZER)
+# Memory for tables that a model computes beside its weights (of positions), at least.
+_TABLES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +162,28 @@ def save(
     return Checkpoint(final, storage.read_json(final / storage.MANIFEST))
 
 
+def _described(path: Path, manifest: Data) -> Checkpoint:
+    """A checkpoint by its manifest; DamagedError when that is not what a checkpoint's says."""
+    step, bits = manifest.get("step"), manifest.get("bits_per_byte")
+    wrong = [f"no {name} in it" for name in _FILES if name not in manifest["files"]]
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        wrong.append("its step is no number")
+    if bits is not None and (isinstance(bits, (bool, str, list, dict)) or not math.isfinite(bits)):
+        wrong.append("its bits_per_byte is no number")
+    if not isinstance(manifest.get("tokenizer"), str):
+        wrong.append("it does not say its tokenizer")
+    if wrong and manifest.get("format") == FORMAT:
+        raise DamagedError(f"{path}: not a checkpoint: {'; '.join(wrong)}")
+    return Checkpoint(path, manifest)
+
+
 def checkpoints(run: Path) -> list[Checkpoint]:
     """The complete checkpoints of a run by step; sizes are checked, hashes when one is loaded."""
     found = []
     folder = RunFolder(run).checkpoints
     for path in sorted(folder.glob("step-*")) if folder.is_dir() else []:
         try:
-            found.append(Checkpoint(path, storage.verify(path, hashes=False)))
+            found.append(_described(path, storage.verify(path, hashes=False)))
         except DamagedError:
             continue
     return sorted(found, key=lambda c: c.step)
@@ -181,7 +199,7 @@ def newest_sound(run: Path, note: Callable[[str], None]) -> Checkpoint | None:
     found = list(folder.glob("step-*")) if folder.is_dir() else []
     for path in sorted(found, key=lambda p: int("0" + "".join(filter(str.isdigit, p.name))), reverse=True):
         try:
-            sound = Checkpoint(path, storage.verify(path))
+            sound = _described(path, storage.verify(path))
         except DamagedError as error:
             aside = storage.set_aside(path)
             note(f"{error}; set aside as {aside.name}, the checkpoint before it is used")
@@ -237,7 +255,7 @@ def find(path: Path, which: str = "best") -> Checkpoint:
             raise InputError(
                 f"{path}: neither a run folder nor a checkpoint (its manifest says: {manifest.get('kind')})"
             )
-        return Checkpoint(path, manifest)
+        return _described(path, manifest)
     chosen: Checkpoint | None
     if which in ("best", "last"):
         chosen = best(path) if which == "best" else last(path)
@@ -261,6 +279,8 @@ def load(path: Path, which: str = "best", note: Callable[[str], None] | None = N
     A damaged `best` or `last` of a run gives way to the one that comes next, and `note` is told (a warning without it);
     a checkpoint that was named itself and is damaged is refused.
     """
+    import torch
+
     from fabula.model.decoder import Decoder
 
     checkpoint = find(path, which)
@@ -269,13 +289,39 @@ def load(path: Path, which: str = "best", note: Callable[[str], None] | None = N
     else:
         storage.verify(checkpoint.path)
     _check_format(checkpoint)
-    config = build(ModelConfig, storage.read_json(checkpoint.path / CONFIG), "config.json")
+    config = _model_config(checkpoint)
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_FILE)
     if tokenizer.fingerprint != checkpoint.manifest["tokenizer"]:
         raise DamagedError(f"{checkpoint.path}: its tokenizer is not the one it was trained with")
+    weights = _tensors(checkpoint.path / WEIGHTS)
+    # Without memory at first: what the settings ask for is given only if it is what the file holds.
+    with torch.device("meta"):
+        plan = Decoder(config)
+    _compare(plan, weights, checkpoint)
+    size = (checkpoint.path / WEIGHTS).stat().st_size
+    tables = sum(b.numel() * b.element_size() for b in plan.buffers())
+    if tables > size + _TABLES:
+        raise DamagedError(
+            f"{checkpoint.path / CONFIG}: a model of {size:,} bytes with tables of {tables:,} (context_length="
+            f"{config.context_length:,}); the file is damaged"
+        )
     model = Decoder(config)
-    restore_weights(model, checkpoint)
+    model.load_state_dict(weights)
     return Loaded(model.eval(), config, tokenizer, checkpoint)
+
+
+def _model_config(checkpoint: Checkpoint) -> ModelConfig:
+    """The settings of a checkpoint's model; DamagedError when they are none, or far too large for its weights."""
+    path = checkpoint.path / CONFIG
+    try:
+        config = build(ModelConfig, storage.read_json(path), str(path))
+        n_params = config.n_params()
+    except InputError as error:
+        raise DamagedError(f"{error}; the file is damaged") from None
+    size = (checkpoint.path / WEIGHTS).stat().st_size
+    if n_params > size:
+        raise DamagedError(f"{path}: a model of {n_params:,} numbers, but {WEIGHTS} has only {size:,} bytes")
+    return config
 
 
 def _sound(run: Path, which: str, note: Callable[[str], None] | None) -> Checkpoint:
@@ -304,18 +350,25 @@ def _sound(run: Path, which: str, note: Callable[[str], None] | None) -> Checkpo
 def restore_weights(model: Decoder, checkpoint: Checkpoint) -> None:
     """Fill a model's weights from a checkpoint; DamagedError listing what does not fit."""
     weights = _tensors(checkpoint.path / WEIGHTS)
+    _compare(model, weights, checkpoint)
+    model.load_state_dict(weights)
+
+
+def _compare(model: Decoder, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    """DamagedError listing the first five tensors that do not fit, and their number."""
     own = model.state_dict()
     wrong = [f"{n} is missing" for n in own if n not in weights]
     wrong += [f"{n} is not part of this model" for n in weights if n not in own]
+    both = [(n, weights[n], t) for n, t in own.items() if n in weights]
+    wrong += [f"{n} has shape {tuple(w.shape)}, the model {tuple(t.shape)}" for n, w, t in both if w.shape != t.shape]
     wrong += [
-        f"{n} has shape {tuple(weights[n].shape)}, the model {tuple(t.shape)}"
-        for n, t in own.items()
-        if n in weights and weights[n].shape != t.shape
+        f"{n} has numbers of {w.dtype}, the model {t.dtype}"
+        for n, w, t in both
+        if w.shape == t.shape and w.dtype != t.dtype
     ]
     if wrong:
         shown = "; ".join(wrong[:5])
         raise DamagedError(f"{checkpoint.path}: {len(wrong)} tensors do not fit: {shown}")
-    model.load_state_dict(weights)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -325,13 +378,18 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(path)
+    except FileNotFoundError:
+        raise DamagedError(f"{path}: missing; the folder is incomplete") from None
     except SafetensorError as error:
         raise DamagedError(f"{path}: not a safetensors file that can be read ({error})") from None
 
 
 def trainer_state(checkpoint: Checkpoint) -> tuple[Data, dict[str, Any]]:
     """What the trainer kept: plain data and named tensors."""
-    return storage.read_json(checkpoint.path / TRAINER), dict(_tensors(checkpoint.path / OPTIMIZER))
+    data = storage.read_json(checkpoint.path / TRAINER)
+    if not isinstance(data, dict):
+        raise DamagedError(f"{checkpoint.path / TRAINER}: not what a trainer keeps; the file is damaged")
+    return data, dict(_tensors(checkpoint.path / OPTIMIZER))
 
 
 def prune(run: Path, keep: int, known: storage.Known | None = None) -> list[Path]:

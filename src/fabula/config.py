@@ -24,6 +24,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+import stat
 import tomllib
 import types
 import typing
@@ -50,6 +52,14 @@ class _Bad:
 
 
 _BAD = _Bad()
+
+# How a class's own `__post_init__` names the offender: "validation=0.6 must be ...".
+_NAMED = re.compile(r"(\w+)=")
+
+# More than that is no recipe: a parser would only be kept busy.
+MAX_TOML_BYTES = 64 << 10
+_MAX_DOTS = 500
+_MAX_DEPTH = 32
 
 
 def setting(default: Any = dataclasses.MISSING, doc: str = "", factory: Any = None) -> Any:
@@ -79,20 +89,54 @@ def collect(cls: type[C], data: Mapping[str, Any], where: str, problems: list[st
         if key not in fields:
             problems.append(f"{path}: unknown key; {nearest(key, fields)}")
             continue
-        values[key] = _convert(hints[key], _with_default_kind(hints[key], fields[key], value), path, problems)
+        so_far = len(problems)
+        value = _convert(hints[key], _with_default_kind(hints[key], fields[key], value), path, problems)
+        if len(problems) == so_far:
+            values[key] = value
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in data:
             problems.append(f"{where}.{name}: missing" if where else f"{name}: missing")
-    if len(problems) > before:
-        return None
-    try:
-        return cls(**values)
-    except ConfigError as error:
-        problems.extend(f"{where}: {p}" if where else p for p in error.problems)
-    except (ValueError, InputError) as error:
-        problems.append(f"{where}: {error}" if where else str(error))
-    return None
+    made = _made(cls, values, set(data) - set(values), where, problems)
+    return made if len(problems) == before else None
+
+
+def _made(cls: type[C], values: Data, refused: set[str], where: str, problems: list[str]) -> C | None:
+    """An instance, or None and what the class's own `__post_init__` refuses, again and again without what it named.
+
+    A problem that leans on a refused value (which then stands at its default) is not the user's and is left out.
+    """
+
+    def tell(problem: str) -> None:
+        if not any(re.search(rf"\b{re.escape(name)}=", problem) for name in refused):
+            problems.append(f"{where}: {problem}" if where else problem)
+
+    while True:
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            for problem in error.problems:
+                tell(problem)
+            return None
+        except (ValueError, InputError) as error:
+            tell(str(error))
+            name = _offender(str(error), values)
+            if name is None:
+                return None
+            del values[name]
+            refused = refused | {name}
+        except TypeError:
+            if refused or problems:
+                return None  # a value that has no default is missing or was refused: that is said already
+            raise
+
+
+def _offender(problem: str, values: Data) -> str | None:
+    """Which value a problem begins with: by its name, or as a quoted text."""
+    named = _NAMED.match(problem)
+    if named is not None:
+        return named[1] if named[1] in values else None
+    return next((n for n, v in values.items() if isinstance(v, str) and v and problem.startswith(f'"{v}"')), None)
 
 
 def _with_default_kind(hint: Any, field: dataclasses.Field[Any], value: Any) -> Any:
@@ -166,18 +210,57 @@ def nest(pairs: Iterable[tuple[str, Any]]) -> Data:
 
 
 def load_toml(path: Path) -> Data:
-    """The tables of a TOML file; InputError naming file, line and reason otherwise."""
+    """The tables of a TOML file; InputError naming file, line and reason otherwise.
+
+    What a recipe never needs is refused before it is parsed, because it would keep the parser busy for minutes: more
+    than 64 KiB, a line with more than 500 dots (keys of keys of keys), tables in tables 32 deep.
+    """
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise InputError(f"{path}: not a regular file; write the recipe to a file first")
         with path.open("rb") as file:
-            return tomllib.load(file)
+            raw = file.read(MAX_TOML_BYTES + 1)
     except FileNotFoundError:
         raise InputError(f"no such recipe: {path}") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder, a recipe is a TOML file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if len(raw) > MAX_TOML_BYTES:
+        raise InputError(f"{path}: larger than {MAX_TOML_BYTES >> 10} KiB; a recipe is a few settings")
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{path}: the text is UTF-16, a recipe is UTF-8; save it as UTF-8")
+    for number, line in enumerate(raw.split(b"\n"), start=1):
+        if line.count(b".") > _MAX_DOTS:
+            raise InputError(f"{path}, line {number}: more than {_MAX_DOTS} dots; no setting lies that deep")
+    try:
+        data = tomllib.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
+        raise InputError(f"{path}: not UTF-8 (byte {error.start + (len(raw) - len(error.object))})") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path}: not a recipe: tables or lists in each other more than {_MAX_DEPTH} deep") from None
+    except ValueError as error:
+        # A whole number of thousands of digits; Python does not read it.
+        raise InputError(f"{path}: a number that cannot be read ({str(error).split(';')[0]})") from None
+    _check_leaves(data, path)
+    return data
+
+
+def _check_leaves(data: Data, path: Path) -> None:
+    """InputError for what no setting is: too deep, or a whole number beyond TOML's 64 bits."""
+    found: list[tuple[str, Any, int]] = [("", data, 0)]
+    while found:
+        name, value, depth = found.pop()
+        if depth > _MAX_DEPTH:
+            raise InputError(f"{path}: {name[:60]}...: tables or lists in each other more than {_MAX_DEPTH} deep")
+        if isinstance(value, Mapping):
+            found += [(f"{name}.{key}" if name else key, item, depth + 1) for key, item in value.items()]
+        elif isinstance(value, list):
+            found += [(f"{name}[{i}]", item, depth + 1) for i, item in enumerate(value)]
+        elif isinstance(value, int) and value.bit_length() > 64:
+            raise InputError(f"{path}: {name}: a whole number of {value.bit_length():,} bits; 64 are the most")
 
 
 def dump_toml(data: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ POINTS = {
     "folder.aside": "an older folder of that name stepped aside",
     "folder.renamed": "it has its final name",
     "folder.published": "its final name is on the disk",
-    "folder.removing": "a folder that goes has lost its manifest",
+    "folder.removing": "a folder that goes has lost its name",
     "folder.removed": "a folder that goes is gone",
     "line.appended": "a line was appended to a file",
     "checkpoint.weights": "the weights were written",

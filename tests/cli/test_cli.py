@@ -430,7 +430,7 @@ def test_the_surface_is_what_it_was() -> None:
         _ = fabula.nope
     assert list(_VERBS) == [
         *["run", "plan", "train", "resume", "evaluate", "generate", "report", "corpus", "tokenizer", "data", "model"],
-        "doctor",
+        *["verify", "doctor"],
     ]
     app = build_app()
     subs = {v: {n for n in app[v] if not n.startswith("-")} for v in ("corpus", "tokenizer", "data", "model")}

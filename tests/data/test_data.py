@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabula import storage
+from fabula.config import Data
 from fabula.corpus.run import CorpusConfig
 from fabula.corpus.run import run as open_corpus
 from fabula.data import packing
 from fabula.data.loader import Loader, permute, validation_rows
-from fabula.data.run import QUARANTINE, DataConfig, run
+from fabula.data.run import QUARANTINE, DataConfig, content_settings, run
 from fabula.data.shards import Shards, Split, SplitWriter, dtype_for
-from fabula.errors import DamagedError, InputError, SourceError, Stopped
-from fabula.progress import Silent, StopFlag
+from fabula.errors import DamagedError, InputError, MachineError, SourceError, Stopped
+from fabula.progress import Silent, StopFlag, Task
 from fabula.tokenizer.base import Tokenizer
 
 EOD = 0
+UNFINISHED = ".unfinished-data"
 
 
 def write(folder: Path, documents: list[list[int]], vocab: int = 400, shard_tokens: int = 1 << 20) -> Split:
@@ -32,7 +36,7 @@ def write(folder: Path, documents: list[list[int]], vocab: int = 400, shard_toke
         for ids in documents:
             writer.add(ids, len(ids))
         facts = writer.finish()
-    return Split(folder, "train", facts, dtype_for(vocab))
+    return Split(folder, "train", facts, dtype_for(vocab), vocab)
 
 
 def stream(split: Split) -> list[int]:
@@ -210,12 +214,12 @@ def test_the_order_does_not_depend_on_batch_size_or_where_it_begins(tiny_data: S
 @pytest.mark.parametrize("ahead", [1, 2, 5])
 def test_the_stream_is_the_batches(tiny_data: Shards, ahead: int) -> None:
     loader = Loader(tiny_data.train, 16, 5, True)
-    batches = loader.stream(11, 4, ahead)
+    batches = loader.stream(11, 4, ahead=ahead)
     for number in range(12):
         made, expected = next(batches), loader.batch(11 + 4 * number, 4)
         assert torch.equal(made.tokens, expected.tokens)
         assert torch.equal(made.targets, expected.targets)
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
 
 
 def test_an_error_in_the_thread_reaches_the_reader(tiny_data: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +229,7 @@ def test_an_error_in_the_thread_reaches_the_reader(tiny_data: Shards, monkeypatc
         raise OSError("the disk went away")
 
     monkeypatch.setattr(loader, "batch", breaks)
-    with pytest.raises(OSError, match="went away"):
+    with pytest.raises(MachineError, match="went away"):
         next(loader.stream(0, 4))
 
 
@@ -315,22 +319,157 @@ def test_unreadable_records_are_quarantined_with_their_place(
     assert QUARANTINE in storage.verify(tmp_path / "data")["files"]
 
 
-def test_too_much_that_is_unreadable_stops_and_leaves_nothing(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
+def test_too_much_that_is_unreadable_stops(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
     path = tmp_path / "latin1.txt"
     path.write_bytes("mañana\n\n".encode("latin-1") * 50)
     with pytest.raises(SourceError, match=r"cannot be read.*latin1\.txt"):
         prepare(path, tiny_tokenizer, tmp_path / "data", split="line", document_bytes=0)
-    assert [p.name for p in tmp_path.iterdir()] == ["latin1.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [UNFINISHED, "latin1.txt"]
 
 
-def test_a_stop_leaves_nothing(tiny_corpus: Path, tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_stop_leaves_nothing_under_the_final_name(
+    tiny_corpus: Path, tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     stop = StopFlag()
     stop.signal_number = 15
     corpus = open_corpus(CorpusConfig(source=str(tiny_corpus), validation=0.2))
     with pytest.raises(Stopped) as caught:
         run(DataConfig(), corpus, tiny_tokenizer, tmp_path / "data", Silent(), stop)
     assert caught.value.exit_code == 143
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [UNFINISHED, "corpus.txt"]
+
+
+# ---- in several lives --------------------------------------------------------------------------------------
+
+
+class StopsAfter(Silent):
+    """Asks to stop after some batches, and listens."""
+
+    def __init__(self, batches: int) -> None:
+        self.left, self.stop, self.notes = batches, StopFlag(), list[str]()
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    @contextlib.contextmanager
+    def task(self, name: str, total: float | None, unit: str) -> Iterator[Task]:
+        with Silent().task(name, total, unit) as silent:
+            if name != "tokenizing":
+                yield silent
+                return
+
+            class Counting:
+                def advance(_, amount: float = 1, note: str = "") -> None:
+                    self.left -= 1
+                    if self.left == 0:
+                        self.stop.signal_number = 15
+
+                def resize(_, total: float) -> None:
+                    pass
+
+            yield Counting()
+
+
+def live(
+    source: Path, tokenizer: Tokenizer, out: Path, batches: int = 0, config: DataConfig | None = None
+) -> tuple[StopsAfter, bool]:
+    """One life, stopped after some batches (0: never); what it said, and whether it came to its end."""
+    watcher = StopsAfter(batches)
+    corpus = open_corpus(CorpusConfig(source=str(source), validation=0.2))
+    try:
+        run(config or DataConfig(batch_documents=4), corpus, tokenizer, out, watcher, watcher.stop)
+    except Stopped:
+        return watcher, False
+    return watcher, True
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize("shard_tokens", [700, 1 << 20])
+def test_what_was_done_is_kept_and_gone_on_with(
+    tiny_corpus: Path, tiny_tokenizer: Tokenizer, tmp_path: Path, shard_tokens: int
+) -> None:
+    config = DataConfig(shard_tokens=shard_tokens)
+    assert live(tiny_corpus, tiny_tokenizer, tmp_path / "whole", config=config)[1]
+    out = tmp_path / "data"
+    done = 0
+    # Lives with other batches and workers: only what makes the content decides. Coming by again counts as a batch.
+    for number, (batches, batch_documents, workers) in enumerate([(1, 4, 0), (4, 3, 0), (2, 10, 1), (0, 5, 0)]):
+        config = DataConfig(shard_tokens=shard_tokens, batch_documents=batch_documents, workers=workers)
+        watcher, ended = live(tiny_corpus, tiny_tokenizer, out, batches, config)
+        assert watcher.notes[:1] == ([f"going on after {done} documents"] if number else [])
+        assert ended == (batches == 0)
+        if not ended:
+            account = storage.read_json(tmp_path / UNFINISHED / "account.json")
+            assert account["documents"] > done
+            done = account["documents"]
+            assert not out.exists()
+    assert contents(out) == contents(tmp_path / "whole")
+    assert not (tmp_path / UNFINISHED).exists()
+
+
+def test_what_is_not_in_the_account_goes(tiny_corpus: Path, tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    live(tiny_corpus, tiny_tokenizer, tmp_path / "whole")
+    live(tiny_corpus, tiny_tokenizer, tmp_path / "data", 5)
+    kept = tmp_path / UNFINISHED
+    for path in kept.glob("*.*[ts]"):
+        with path.open("ab") as file:
+            file.write(b"torn")
+    (kept / "train-00007.tokens").write_bytes(b"of a later life")
+    (kept / "tokenizer.json").write_bytes(b"{}")
+    (kept / QUARANTINE).write_bytes(b"{}")
+    watcher, ended = live(tiny_corpus, tiny_tokenizer, tmp_path / "data")
+    assert ended
+    assert watcher.notes == ["going on after 20 documents"]
+    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("how", ["cut", "gone", "account"])
+def test_what_the_disk_lost_is_made_anew(
+    tiny_corpus: Path, tiny_tokenizer: Tokenizer, tmp_path: Path, how: str
+) -> None:
+    live(tiny_corpus, tiny_tokenizer, tmp_path / "whole")
+    live(tiny_corpus, tiny_tokenizer, tmp_path / "data", 5)
+    path = tmp_path / UNFINISHED / "validation-00000.documents"
+    if how == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif how == "gone":
+        path.unlink()
+    else:
+        account = storage.read_json(path.with_name("account.json"))
+        del account["splits"]["validation"]
+        storage.write_json(path.with_name("account.json"), account)
+    watcher, ended = live(tiny_corpus, tiny_tokenizer, tmp_path / "data")
+    assert ended
+    assert "made anew" in watcher.notes[0]
+    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+
+
+def test_other_settings_or_text_begin_anew(tiny_corpus: Path, tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    live(tiny_corpus, tiny_tokenizer, tmp_path / "data", 5)
+    config = DataConfig(shard_tokens=700, batch_documents=4)
+    assert live(tiny_corpus, tiny_tokenizer, tmp_path / "data", 3, config)[0].notes == []
+    tiny_corpus.write_text(tiny_corpus.read_text(encoding="utf-8") + "\nUna más.\n", encoding="utf-8")
+    watcher, ended = live(tiny_corpus, tiny_tokenizer, tmp_path / "data", 0, config)
+    assert (watcher.notes, ended) == ([], True)
+    assert Shards(tmp_path / "data").train.n_documents + Shards(tmp_path / "data").validation.n_documents == 60
+
+
+def test_only_settings_of_the_content_are_in_its_key() -> None:
+    assert content_settings(DataConfig(batch_documents=3, workers=2)) == content_settings(DataConfig())
+    assert content_settings(DataConfig(shard_tokens=3)) != content_settings(DataConfig())
+
+
+def test_near_copies_are_counted_and_said(tmp_path: Path, tiny_texts: list[str], tiny_tokenizer: Tokenizer) -> None:
+    path = tmp_path / "copies.jsonl"
+    edited = [text.replace(".", "!", 1) for text in tiny_texts]
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in [*tiny_texts, *edited]), encoding="utf-8")
+    watcher, _ = live(path, tiny_tokenizer, tmp_path / "data")
+    overlap = Shards(tmp_path / "data").manifest["overlap"]
+    assert overlap["share"] > 0.3
+    assert [note for note in watcher.notes if "near copy" in note]
 
 
 def test_another_tokenizer_is_refused(tiny_data: Shards, tiny_texts: list[str]) -> None:
@@ -355,6 +494,30 @@ def test_a_cut_shard_is_damage(tiny_corpus: Path, tiny_tokenizer: Tokenizer, tmp
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(DamagedError, match=r"train-00000\.tokens"):
         Shards(tmp_path / "data")
+
+
+def test_an_index_that_does_not_fit_is_damage(tmp_path: Path) -> None:
+    """Without its manifest of files too, and for shards prepared before they told their documents."""
+    write(tmp_path, [[5, 6, 7], [], [8, 9]])
+    shard: Data = {"file": "train-00000", "tokens": 9}
+    facts = {"documents": 3, "tokens": 9, "bytes": 5, "shards": [shard]}
+    assert Split(tmp_path, "train", facts, dtype_for(400), 400).document_bytes.tolist() == [3, 0, 2]
+    for told, wrong in (({}, 2), ({"documents": 3}, 2), ({}, 0)):
+        facts = {"documents": 3, "tokens": 9, "bytes": 5, "shards": [{**shard, **told}]}
+        index = tmp_path / "train-00000.documents"
+        whole = index.read_bytes()
+        index.write_bytes(whole[: 16 * wrong + 3 * (wrong == 0)])
+        with pytest.raises(DamagedError, match="documents"):
+            Split(tmp_path, "train", facts, dtype_for(400), 400)
+        index.write_bytes(whole)
+
+
+def test_the_index_is_read_only_when_asked_for(tmp_path: Path) -> None:
+    split = write(tmp_path, [[5, 6, 7], [8]])
+    assert not {"document_starts", "document_bytes"} & split.__dict__.keys()
+    split.windows(np.array([0, 1]), 3)
+    assert not {"document_starts", "document_bytes"} & split.__dict__.keys()
+    assert split.document_starts.tolist() == [0, 4]
 
 
 @pytest.mark.parametrize("name", ["batch_documents", "shard_tokens"])

@@ -43,7 +43,7 @@ class Made:
     def __init__(self, text: bytes) -> None:
         self.ids = torch.tensor(list(text))
 
-    def stream(self, position: int, rows: int):  # type: ignore[no-untyped-def]
+    def stream(self, position: int, rows: int, waiting):  # type: ignore[no-untyped-def]
         n, width = len(self.ids) - tiny.CONTEXT - 1, tiny.CONTEXT
         while True:
             starts = [(position + i) * 7919 % n for i in range(rows)]

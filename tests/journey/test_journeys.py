@@ -120,64 +120,6 @@ def test_from_a_text_to_a_model_that_speaks(tmp_path: Path, tiny_texts: list[str
     assert json.loads(scored.stdout)["bits_per_byte"] > 0
 
 
-@posix
-@pytest.mark.parametrize(
-    "locale",
-    [
-        {"LC_ALL": "C", "PYTHONUTF8": "0"},
-        *(pytest.param(e, marks=pytest.mark.slow) for e in ({"LC_ALL": "POSIX"}, {"LANG": "C"})),
-    ],
-)
-def test_accents_in_any_locale(tiny_run: Path, locale: dict[str, str]) -> None:
-    env = {k: v for k, v in tiny.environment().items() if not k.startswith(("LC_", "LANG", "PYTHONIOENCODING"))}
-    prompt = "¿Qué niño? —dijo 🦊"
-    for more in (["--json"],):
-        made = tiny.call(
-            *("generate", tiny_run, "--prompt", prompt, "--max-new-tokens", 2, *more), env={**env, **locale}
-        )
-        assert made.returncode == 0, tiny.tail(made.stderr)
-        assert prompt in made.stdout.decode("utf-8")
-    made = tiny.call("corpus", "show", "fables:es", "--corpus.documents", 90, env={**env, **locale})
-    assert made.returncode == 0, tiny.tail(made.stderr)
-    assert "ó" in made.stdout.decode("utf-8")
-    made = tiny.call("tokenizer", "view", tiny_run, "ñandú", env={**env, **locale})
-    assert "7 bytes" in made.stdout.decode("utf-8")
-
-
-@posix
-def test_a_name_that_is_not_utf8(tmp_path: Path, tiny_texts: list[str]) -> None:
-    """A folder from an old machine: names in Latin-1."""
-    folder = tmp_path / "old"
-    folder.mkdir()
-    for number, text in enumerate(tiny_texts):
-        (folder / os.fsdecode(b"a\xf1o %d.txt" % number)).write_text(text, encoding="utf-8")
-    (folder / os.fsdecode(b"ma\xf1ana.txt")).write_bytes(b"ma\xf1ana")
-    tiny.write_recipe(tmp_path)
-    settings = ["--train.budget", "2steps", "--corpus.max_quarantined", "0.5", "--corpus.documents", "0"]
-    made = tiny.call("run", "tiny.toml", "--corpus.source", "old", *settings, cwd=tmp_path)
-    assert made.returncode == 0, tiny.tail(made.stderr)
-    assert b"unreadable records: 1" in made.stderr
-
-
-@posix
-@pytest.mark.parametrize(
-    "arguments", [["run", "--help"], ["model", "list"], ["generate", "RUN", "--max-new-tokens", "30"]]
-)
-def test_whoever_reads_may_leave(tiny_run: Path, arguments: list[str]) -> None:
-    """`fabula ... | head`: no error, no message."""
-    words = tiny.command(*(str(tiny_run) if a == "RUN" else a for a in arguments))
-    process = subprocess.Popen(
-        words, env=tiny.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=tiny.on_one_core
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.close()
-    err = process.stderr.read()
-    process.stderr.close()
-    assert process.wait(30) == 0, tiny.tail(err)
-    assert err == b""
-
-
 def test_the_module_is_the_command() -> None:
     made = tiny.call("--version")
     assert made.returncode == 0

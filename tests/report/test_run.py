@@ -56,6 +56,16 @@ def written(folder: Path, report: ReportConfig | None = None) -> tuple[Page, str
     return Page(html), html
 
 
+def test_a_run_that_met_trouble_says_so(tmp_path: Path) -> None:
+    folder = make(tmp_path / "fables")
+    lines = [{"step": s, "reason": "the loss is not finite (loss nan, norm nan)"} for s in (30, 31, 32)]
+    (folder / "unapplied.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "3 steps were not applied, the first at step 30: the loss is not finite" in written(folder)[0].text
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "status": "diverged"}))
+    assert "This run diverged" in written(folder)[0].text
+
+
 def test_a_finished_run(tmp_path: Path) -> None:
     page, _ = written(make(tmp_path / "fables"))
     text = page.text.replace("\u00a0", " ")

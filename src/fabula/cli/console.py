@@ -1,6 +1,11 @@
 """How things look in a terminal. Messages, progress and errors go to stderr, results to stdout.
 
 With a terminal a task is a bar with rate and time left; without one it is a plain line every few seconds.
+
+Texts, prompts and names of files come from anywhere and may hold control characters: a terminal would obey them (move
+the cursor, change its title, answer as if typed). So a terminal, and every message wherever it goes, is shown them as
+escapes (`\\x1b`), all but the line end and the tab. A result that goes to a pipe or a file is content and goes out as
+it is, except in JSON, which can say every character in letters.
 """
 
 from __future__ import annotations
@@ -9,23 +14,46 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
+from fabula.errors import MachineError
 from fabula.progress import Task
+
+# C0 without tab and line end, DEL, C1; and the bytes of C1 in a name of a file that is not UTF-8 (surrogateescape).
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\udc80-\udc9f]")
+
+
+def shown(text: str) -> str:
+    r"""A text with its control characters as visible escapes.
+
+    >>> shown("uno\tdos\n\x1b[31mtres\x9b")
+    'uno\tdos\n\\x1b[31mtres\\x9b'
+    """
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
 
 
 def out(text: str, end: str = "\n") -> None:
-    """A result, on stdout, at once."""
-    sys.stdout.write(text + end)
-    sys.stdout.flush()
+    """A result, on stdout, at once; a terminal is never sent control characters. MachineError when the disk is full."""
+    if sys.stdout is None:  # the caller closed it
+        return
+    try:
+        sys.stdout.write((shown(text) if sys.stdout.isatty() else text) + end)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _silence(sys.stdout)
+        raise MachineError(f"the output cannot be written ({error.strerror or error})") from None
 
 
 def out_json(data: Any) -> None:
-    """The one JSON document of a command with --json."""
-    out(json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False))
+    """The one JSON document of a command with --json; control characters are written as JSON's own escapes."""
+    text = json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False)
+    out(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def speak_utf8() -> None:
@@ -44,9 +72,29 @@ def typed(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """A message, on stderr."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    """A message, on stderr; it may quote anything, so control characters are shown."""
+    _tell(shown(text) + "\n")
+
+
+def _tell(text: str) -> None:
+    """Write on stderr. Work that nobody hears of (it is closed, or its disk is full) goes on."""
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
+    """Send a stream that fails to nowhere, also what it still holds: Python would try that again at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 class Watcher:
@@ -54,7 +102,8 @@ class Watcher:
 
     @contextlib.contextmanager
     def task(self, name: str, total: float | None, unit: str) -> Iterator[Task]:
-        made = _Bar(name, total, unit) if sys.stderr.isatty() else _Lines(name, total, unit)
+        seen = sys.stderr is not None and sys.stderr.isatty()
+        made = _Bar(name, total, unit) if seen else _Lines(name, total, unit)
         try:
             yield made
         finally:
@@ -126,8 +175,7 @@ class _Bar(_Counted):
 
     def close(self) -> None:
         self._draw()
-        sys.stderr.write("\n")
-        sys.stderr.flush()
+        _tell("\n")
 
     def _draw(self) -> None:
         import shutil
@@ -138,8 +186,7 @@ class _Bar(_Counted):
         if self.total:
             filled = min(20, int(20 * self.done / self.total))
             bar = "█" * filled + "░" * (20 - filled) + " "
-        sys.stderr.write("\r\x1b[K" + f"{self.name} {bar}{self.words()}"[: columns - 1])
-        sys.stderr.flush()
+        _tell("\r\x1b[K" + shown(f"{self.name} {bar}{self.words()}")[: columns - 1])
 
 
 class _Lines(_Counted):

@@ -8,9 +8,11 @@ so that a text seen twice is not cut twice at the same places.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator
 
 import numpy as np
 import torch
@@ -73,34 +75,39 @@ class Loader:
 
     def stream(
         self, position: int, rows: int, waiting: Callable[[], None] | None = None, ahead: int = 2
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         """Batches of `rows` from `position` on, without end, made `ahead` of time by a thread.
 
         `waiting` is called a few times a second while there is none (where a stop is noticed). A thread that has made
-        none for ten seconds is given up, and another one begins at the same place: a batch is a function of its
-        position, so none is lost or repeated. MachineError when that has not helped three times.
+        none for ten seconds, or that met an error of the system, is given up, and another one begins at the same place:
+        a batch is a function of its position, so none is lost or repeated. Each gets twice the time of the one before,
+        so that a disk that is only slow is waited for. MachineError when that has not helped three times.
         """
-        place, failed = position, 0
+        place, failed, patience = position, 0, _PATIENCE
         worker = _Ahead(self, place, rows, ahead)
         try:
             while True:
-                patience = _PATIENCE
-                while (item := worker.get(_LOOK)) is None:
-                    patience -= _LOOK
-                    if waiting is not None:
+                began = time.monotonic()
+                item, told = None, f"did not answer in {patience:,.0f} s"
+                while item is None and time.monotonic() - began < patience:
+                    try:
+                        item = worker.get(_LOOK)
+                    except OSError as error:
+                        told = f"reported an error ({error})"
+                        break
+                    if item is None and waiting is not None:
                         waiting()
-                    if patience <= 0:
-                        failed += 1
-                        if failed > _ATTEMPTS:
-                            raise MachineError(
-                                f"no batch of the {self.split.name} split came in {_PATIENCE * failed:.0f} s: the disk "
-                                "that holds the data does not answer; what is saved is whole, resume when it is back"
-                            )
-                        worker.abandon()
-                        worker = _Ahead(self, place, rows, ahead)
-                        patience = _PATIENCE
-                place += rows
-                failed = 0
+                if item is None:
+                    failed += 1
+                    if failed > _ATTEMPTS:
+                        raise MachineError(
+                            f"no batch of the {self.split.name} split came, {failed} times in a row: the disk that "
+                            f"holds the data {told}. What is saved is whole, resume when the disk is back"
+                        )
+                    worker.abandon()
+                    worker, patience = _Ahead(self, place, rows, ahead), 2 * patience
+                    continue
+                place, failed, patience = place + rows, 0, max(_PATIENCE, 2 * (time.monotonic() - began))
                 yield item
         finally:
             worker.abandon()
@@ -133,7 +140,11 @@ class _Ahead:
     def abandon(self) -> None:
         """Let the thread end when it can."""
         self._stop.set()
-        self._worker.join(timeout=0.5)
+        # One that waits for room is let go at once.
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._ready.get_nowait()
+        self._worker.join(timeout=0.2)
 
     def _fill(self, loader: Loader, place: int, rows: int) -> None:
         try:

@@ -1,41 +1,62 @@
-"""Stage: a corpus and a tokenizer to shards of ids, in one streaming pass."""
+"""Stage: a corpus and a tokenizer to shards of ids, in one streaming pass that survives the death of its processes."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from fabula import storage
-from fabula.config import Data, setting, to_data
-from fabula.corpus.document import Document, Quarantined
+from fabula import faults, storage
+from fabula.config import Data, setting
 from fabula.corpus.run import Corpus, Funnel
-from fabula.corpus.split import Split as SplitName
-from fabula.data.shards import FORMAT, Shards, SplitWriter, dtype_for
-from fabula.progress import Progress, StopFlag
-from fabula.tokenizer.base import Tokenizer
+from fabula.data.encoding import Encoder, Here, Item, Processes, usual_processes
+from fabula.data.filling import QUARANTINE, Filling
+from fabula.data.overlap import near_copies
+from fabula.data.shards import FORMAT, Shards, dtype_for, open_splits
+from fabula.progress import Progress, StopFlag, Task
+from fabula.tokenizer.base import FILE, Tokenizer
 
-QUARANTINE = "quarantine.jsonl"
+__all__ = ["QUARANTINE", "DataConfig", "content_settings", "run"]
+
+# Below this, starting processes would take a larger part of the time than they save.
+_SMALL_BYTES = 64 << 20
+# A batch ends here even if it has fewer documents: they may be long.
+_BATCH_BYTES = 4 << 20
+_NEAR_COPIES_WORTH_A_WORD = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """How ids are stored."""
+    """How ids are made and stored."""
 
-    batch_documents: int = setting(512, "documents that are tokenized together, on all threads")
+    batch_documents: int = setting(512, "documents that are tokenized together; fewer if they are long")
+    workers: int = setting(
+        0, "processes that tokenize; 0 = none below 64 MiB of text, above that one for each core, 8 at most"
+    )
     shard_tokens: int = setting(134_217_728, "ids in one shard file, about")
 
     def __post_init__(self) -> None:
         for name in ("batch_documents", "shard_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.workers <= 256:
+            raise ValueError(f"workers={self.workers} must be from 0 to 256; 0 chooses by the size of the text")
+
+
+def content_settings(config: DataConfig) -> Data:
+    """The settings on which the content of the folder depends; with the others it may be gone on with."""
+    return {"shard_tokens": config.shard_tokens}
 
 
 def run(
     config: DataConfig, corpus: Corpus, tokenizer: Tokenizer, folder: Path, progress: Progress, stop: StopFlag
 ) -> Shards:
-    """Publish the data folder: complete with its manifest, or not at all."""
+    """Publish the data folder: complete with its manifest, or not at all.
+
+    What a process that was stopped or killed had done is kept beside it and gone on with; the result is the same to
+    the byte. Only one process at a time may do this: whoever calls holds a lock.
+    """
     facts: Data = {
         "format": FORMAT,
         "kind": "data",
@@ -45,37 +66,90 @@ def run(
         "corpus": corpus.fingerprint(),
         "notes": corpus.notes(),
     }
-    with storage.publish(folder, facts) as building:
-        funnel = Funnel(sink=lambda record: _quarantine(building, record))
-        writers: dict[SplitName, SplitWriter] = {
-            name: SplitWriter(
-                building, name, tokenizer.vocab_size, tokenizer.special.end_of_document, config.shard_tokens
-            )
-            for name in ("train", "validation")
+    key = storage.hash_data(
+        {
+            "format": FORMAT,
+            "tokenizer": tokenizer.fingerprint,
+            "corpus": facts["corpus"],
+            "data": content_settings(config),
         }
-        with (
-            writers["train"],
-            writers["validation"],
-            progress.task("tokenizing", corpus.estimated_bytes(), "bytes") as task,
-        ):
-            for batch in _batches(corpus.documents(funnel), config.batch_documents):
-                stop.check("tokenizing")
-                encoded = tokenizer.encode_batch([document.text for _, document in batch])
-                n_bytes = 0
-                for (name, document), ids in zip(batch, encoded, strict=True):
-                    size = len(document.text.encode("utf-8"))
-                    writers[name].add(ids, size)
-                    n_bytes += size
-                task.advance(n_bytes)
-            facts["splits"] = {name: writer.finish() for name, writer in writers.items()}
+    )
+    allowed = corpus.config.max_quarantined
+    with storage.publish_in_lives(folder, key, facts) as unfinished:
+        with Filling(unfinished, tokenizer, config.shard_tokens) as filling:
+            if filling.found:
+                progress.note(f"going on after {filling.found:,} documents")
+            elif filling.lost:
+                progress.note("what was kept of the shards is not all there: they are made anew")
+            funnel = Funnel(sink=filling.quarantine)
+            size = corpus.estimated_bytes()
+            with ExitStack() as stack, progress.task("tokenizing", size, "bytes") as task:
+                encoder = _encoder(config.workers, size, tokenizer, filling, progress, stack)
+                batches = _batches(corpus, funnel, filling, config.batch_documents, task, stop)
+                for batch, results in encoder.encode(batches, stop):
+                    filling.add(batch, results)
+                    faults.point("data.encoded")
+                    filling.refuse_many_failures(allowed)
+                    task.advance(sum(item.size for item in batch))
+            filling.keep()
+            filling.settle(funnel, allowed)
+            facts["splits"] = filling.finish()
+            faults.point("data.finished")
         facts["funnel"] = funnel.to_data()
+        facts["overlap"] = _overlap(unfinished.folder, facts, progress, stop)
+        storage.remove(unfinished.folder / FILE)
     return Shards(folder)
 
 
-def _batches(documents: Iterator[tuple[SplitName, Document]], size: int) -> Iterator[list[tuple[SplitName, Document]]]:
-    while batch := list(itertools.islice(documents, size)):
+def _encoder(
+    count: int, size: int, tokenizer: Tokenizer, filling: Filling, progress: Progress, stack: ExitStack
+) -> Encoder:
+    # A life before this one that was not finished may have died of a text, with the process that tokenized it.
+    if not count and (filling.resumed or size >= _SMALL_BYTES):
+        count = usual_processes()
+    if not count:
+        return Here(tokenizer)
+    return stack.enter_context(Processes(tokenizer, filling.folder, count, progress))
+
+
+def _batches(
+    corpus: Corpus, funnel: Funnel, filling: Filling, batch_documents: int, task: Task, stop: StopFlag
+) -> Iterator[list[Item]]:
+    """The documents that are not in the shards yet; those that are come by again, to be counted."""
+    batch: list[Item] = []
+    size = 0
+    for number, (split, document) in enumerate(corpus.documents(funnel)):
+        item = Item(number, split, document, len(document.text.encode("utf-8")))
+        size += item.size
+        if number < filling.found:
+            filling.meet_again(item)
+            stop.check("looking for the place to go on at")
+            if size >= _BATCH_BYTES or number + 1 == filling.found:
+                task.advance(size)
+                size = 0
+            continue
+        batch.append(item)
+        if len(batch) >= batch_documents or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch
 
 
-def _quarantine(folder: Path, record: Quarantined) -> None:
-    storage.append_json_line(folder / QUARANTINE, to_data(record))
+def _overlap(folder: Path, manifest: Data, progress: Progress, stop: StopFlag) -> Data:
+    """How many validation documents have a near copy in training."""
+    splits = open_splits(folder, manifest)
+    train, validation = splits["train"], splits["validation"]
+
+    def advance(n_tokens: int) -> None:
+        stop.check("looking for near copies")
+        task.advance(n_tokens)
+
+    with progress.task("looking for near copies", train.n_tokens, "tokens") as task:
+        found = near_copies(validation, train, advance=advance)
+    if found["share"] > _NEAR_COPIES_WORTH_A_WORD:
+        progress.note(
+            f"{found['share']:.1%} of the validation documents have a near copy in training (at least half of the text "
+            "is the same): validation will look better than it is"
+        )
+    return found

@@ -14,11 +14,13 @@ it, and generation starts where training did. Files of a split NAME, little-endi
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,7 @@ from fabula.errors import DamagedError, InputError
 
 FORMAT = 1
 _SHARD_TOKENS = 128 * 1024 * 1024
+_INDEX = struct.Struct("<qq")
 
 Ids = NDArray[np.int64]
 
@@ -39,7 +42,11 @@ def dtype_for(vocab_size: int) -> np.dtype[Any]:
 
 
 class SplitWriter:
-    """Writes one split's shards into a folder that is being built."""
+    """Writes one split's shards into a folder that is being built.
+
+    What is written can be kept over the death of the process: `flush` brings it to the disk, `facts` says how much
+    there is, and the writer of another process takes that up with `go_on`.
+    """
 
     def __init__(
         self, folder: Path, name: str, vocab_size: int, end_of_document: int, shard_tokens: int = _SHARD_TOKENS
@@ -47,10 +54,10 @@ class SplitWriter:
         self.folder, self.name, self.end_of_document = folder, name, end_of_document
         self.dtype, self.vocab_size, self.shard_tokens = dtype_for(vocab_size), vocab_size, shard_tokens
         self.n_tokens = self.n_documents = self.n_bytes = 0
-        self._in_shard = 0
         self._shards: list[Data] = []
         self._tokens: BinaryIO | None = None
         self._documents: BinaryIO | None = None
+        self._unflushed: set[Path] = set()
 
     def __enter__(self) -> SplitWriter:
         return self
@@ -58,22 +65,25 @@ class SplitWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in (self._tokens, self._documents):
-            if file is not None:
-                file.close()
+        self.close()
 
-    def add(self, ids: Sequence[int], n_bytes: int) -> None:
+    @property
+    def n_shards(self) -> int:
+        """Shards that were begun."""
+        return len(self._shards)
+
+    def add(self, ids: Sequence[int] | NDArray[Any], n_bytes: int) -> None:
         """Append one document: its ids (without special ones) and the bytes of its text."""
         row = np.empty(len(ids) + 1, dtype=np.int64)
         row[0] = self.end_of_document
         row[1:] = ids
         if row.max(initial=0) >= self.vocab_size or row.min(initial=0) < 0:
             raise ValueError(f"id {row.max()} does not fit a vocabulary of {self.vocab_size}")
-        if self._tokens is None or self._in_shard >= self.shard_tokens:
+        if self._tokens is None or self._shards[-1]["tokens"] >= self.shard_tokens:
             self._open()
-        assert self._tokens is not None
         assert self._documents is not None
-        self._documents.write(np.array([self.n_tokens, n_bytes], dtype="<i8").tobytes())
+        self._documents.write(_INDEX.pack(self.n_tokens, n_bytes))
+        self._shards[-1]["documents"] += 1
         self._write(row)
         self.n_documents += 1
         self.n_bytes += n_bytes
@@ -82,70 +92,134 @@ class SplitWriter:
         """Close the stream with the last end-of-document id; returns the split's facts for the manifest."""
         if self._tokens is not None:
             self._write(np.array([self.end_of_document]))
-        self._close()
+        self.close()
+        return self.facts()
+
+    def facts(self) -> Data:
+        """What was written so far."""
         return {
             "documents": self.n_documents,
             "tokens": self.n_tokens,
             "bytes": self.n_bytes,
-            "shards": self._shards,
+            "shards": [dict(shard) for shard in self._shards],
         }
+
+    def flush(self) -> None:
+        """Bring what was written so far to the disk."""
+        for file in (self._tokens, self._documents):
+            if file is not None:
+                file.flush()
+        for path in sorted(self._unflushed):
+            storage.sync(path)
+        self._unflushed.clear()
+        if self._shards:
+            self._unflushed.update(self._paths(self._shards[-1]))
+
+    def go_on(self, facts: Data) -> None:
+        """Take up what the `facts` of an earlier writer say: its files are cut to that, and the last shard goes on.
+
+        DamagedError when there is less than they say; then nothing was changed.
+        """
+        lengths = {path: length for shard in facts["shards"] for path, length in self._lengths(shard)}
+        for path, length in lengths.items():
+            if not path.is_file() or path.stat().st_size < length:
+                raise DamagedError(f"{path}: shorter than was kept")
+        self.n_documents, self.n_tokens, self.n_bytes = facts["documents"], facts["tokens"], facts["bytes"]
+        self._shards = [dict(shard) for shard in facts["shards"]]
+        for path, length in lengths.items():
+            with path.open("rb+") as file:
+                file.truncate(length)
+        if self._shards:
+            self._open_last("ab")
+
+    def files(self) -> set[str]:
+        """The names of its files."""
+        return {path.name for shard in self._shards for path in self._paths(shard)}
+
+    def close(self) -> None:
+        """Close the files; what was added since `flush` may not be on the disk."""
+        for file in (self._tokens, self._documents):
+            if file is not None:
+                file.close()
+        self._tokens = self._documents = None
 
     def _write(self, ids: Ids) -> None:
         assert self._tokens is not None
         self._tokens.write(ids.astype(self.dtype).tobytes())
         self.n_tokens += len(ids)
-        self._in_shard += len(ids)
+        self._shards[-1]["tokens"] += len(ids)
 
     def _open(self) -> None:
-        self._close()
-        stem = f"{self.name}-{len(self._shards):05d}"
-        self._tokens = (self.folder / f"{stem}.tokens").open("wb")
-        self._documents = (self.folder / f"{stem}.documents").open("wb")
-        self._shards.append({"file": stem, "tokens": 0})
-        self._in_shard = 0
+        self.close()
+        self._shards.append({"file": f"{self.name}-{len(self._shards):05d}", "tokens": 0, "documents": 0})
+        self._open_last("wb")
 
-    def _close(self) -> None:
-        if self._shards:
-            self._shards[-1]["tokens"] = self._in_shard
-        for file in (self._tokens, self._documents):
-            if file is not None:
-                file.close()
-        self._tokens = self._documents = None
+    def _open_last(self, mode: Literal["wb", "ab"]) -> None:
+        tokens, documents = self._paths(self._shards[-1])
+        self._tokens, self._documents = tokens.open(mode), documents.open(mode)
+        self._unflushed |= {tokens, documents}
+
+    def _paths(self, shard: Data) -> tuple[Path, Path]:
+        return _paths(self.folder, shard)
+
+    def _lengths(self, shard: Data) -> Iterator[tuple[Path, int]]:
+        tokens, documents = self._paths(shard)
+        yield tokens, shard["tokens"] * self.dtype.itemsize
+        yield documents, shard["documents"] * _INDEX.size
 
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
     start: int  # position of its first id in the split's stream
     tokens: NDArray[Any]
+    path: Path
 
 
 class Split:
-    """One split's stream, memory-mapped: opening costs no reading."""
+    """One split's stream, memory-mapped: opening reads nothing, and compares sizes."""
 
-    def __init__(self, folder: Path, name: str, facts: Data, dtype: np.dtype[Any]) -> None:
-        self.name = name
+    def __init__(self, folder: Path, name: str, facts: Data, dtype: np.dtype[Any], vocab_size: int) -> None:
+        self.name, self.vocab_size = name, vocab_size
         self.n_tokens: int = facts["tokens"]
         self.n_documents: int = facts["documents"]
         self.n_bytes: int = facts["bytes"]
         self._shards: list[_Shard] = []
-        index = []
-        position = 0
+        self._indexes: list[Path] = []
+        position = n_documents = 0
         for shard in facts["shards"]:
-            path = folder / f"{shard['file']}.tokens"
-            tokens = np.memmap(path, dtype=dtype, mode="r")
-            if len(tokens) != shard["tokens"]:
-                raise DamagedError(
-                    f"{path}: {len(tokens):,} ids, the manifest says {shard['tokens']:,}; prepare the data again"
-                )
-            self._shards.append(_Shard(position, tokens))
-            index.append(np.fromfile(folder / f"{shard['file']}.documents", dtype="<i8").reshape(-1, 2))
-            position += len(tokens)
-        joined = np.concatenate(index) if index else np.zeros((0, 2), dtype=np.int64)
-        self.document_starts: Ids = np.ascontiguousarray(joined[:, 0])
-        self.document_bytes: Ids = np.ascontiguousarray(joined[:, 1])
+            path, index = _paths(folder, shard)
+            _check_size(path, shard["tokens"], dtype.itemsize, "ids")
+            n_bytes = _size(index)
+            # Data prepared before shards told their documents are compared in sum.
+            _check_size(index, shard.get("documents", n_bytes // _INDEX.size), _INDEX.size, "documents")
+            self._shards.append(_Shard(position, np.memmap(path, dtype=dtype, mode="r"), path))
+            self._indexes.append(index)
+            position += shard["tokens"]
+            n_documents += n_bytes // _INDEX.size
+        if (position, n_documents) != (self.n_tokens, self.n_documents):
+            raise DamagedError(
+                f"{folder}: the shards of {name} have {position:,} ids and {n_documents:,} documents, the manifest "
+                f"says {self.n_tokens:,} and {self.n_documents:,}; prepare the data again"
+            )
+
+    @cached_property
+    def document_starts(self) -> Ids:
+        """Where each document begins in the stream (at the end-of-document id before it)."""
+        return np.ascontiguousarray(self._index[:, 0])
+
+    @cached_property
+    def document_bytes(self) -> Ids:
+        """Bytes of each document's text."""
+        return np.ascontiguousarray(self._index[:, 1])
+
+    @cached_property
+    def _index(self) -> Ids:
+        # Read when first asked for: most of what opens shards never does.
+        parts = [np.fromfile(path, dtype="<i8").reshape(-1, 2) for path in self._indexes]
+        return np.concatenate(parts) if parts else np.zeros((0, 2), dtype=np.int64)
 
     def read(self, start: int, length: int) -> Ids:
-        """`length` ids from position `start` of the stream, across shards."""
+        """`length` ids from position `start` of the stream, across shards; DamagedError for an impossible one."""
         if start < 0 or start + length > self.n_tokens:
             raise IndexError(f"{start}..{start + length} is outside the {self.n_tokens} ids of {self.name}")
         parts = []
@@ -153,7 +227,9 @@ class Split:
             first, last = max(start, shard.start), min(start + length, shard.start + len(shard.tokens))
             if first < last:
                 parts.append(shard.tokens[first - shard.start : last - shard.start])
-        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
+        ids = np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
+        self._check_ids(ids[None, :], np.array([start]))
+        return ids
 
     def documents(self) -> Iterator[tuple[list[int], int]]:
         """The documents in order: their ids without the special ones around them, and the bytes of their text."""
@@ -162,11 +238,53 @@ class Split:
             yield self.read(int(start) + 1, int(end - start) - 1).tolist(), int(n_bytes)
 
     def windows(self, starts: Ids, length: int) -> Ids:
-        """Several stretches of equal length, shape (len(starts), length)."""
+        """Several stretches of equal length, shape (len(starts), length); DamagedError for an impossible id."""
         if len(self._shards) == 1:
             view = np.lib.stride_tricks.sliding_window_view(self._shards[0].tokens, length)
-            return view[starts].astype(np.int64)
+            ids = view[starts].astype(np.int64)
+            self._check_ids(ids, starts)
+            return ids
         return np.stack([self.read(int(start), length) for start in starts])
+
+    def _check_ids(self, ids: Ids, starts: Ids) -> None:
+        """DamagedError naming the file and place of an id outside the vocabulary; rows of ids begin at `starts`."""
+        if ids.max(initial=0) < self.vocab_size:
+            return
+        row, column = (int(n) for n in np.argwhere(ids >= self.vocab_size)[0])
+        place = int(starts[row]) + column
+        shard = next(s for s in reversed(self._shards) if s.start <= place)
+        offset = place - shard.start
+        raise DamagedError(
+            f"{shard.path}: the id at position {offset:,} (byte {offset * shard.tokens.itemsize:,}) is "
+            f"{int(ids[row, column]):,}, the vocabulary has {self.vocab_size:,}; the file is damaged, prepare the data "
+            "again"
+        )
+
+
+def _paths(folder: Path, shard: Data) -> tuple[Path, Path]:
+    return folder / f"{shard['file']}.tokens", folder / f"{shard['file']}.documents"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        raise DamagedError(f"{path}: missing; prepare the data again") from None
+
+
+def _check_size(path: Path, count: int, each: int, what: str) -> None:
+    """DamagedError unless a file has the size of `count` entries of `each` bytes."""
+    size = _size(path)
+    if size != count * each:
+        raise DamagedError(
+            f"{path}: {size:,} bytes, {count:,} {what} of the manifest take {count * each:,}; prepare the data again"
+        )
+
+
+def open_splits(folder: Path, manifest: Data) -> dict[str, Split]:
+    """The splits that a manifest describes, also of a folder that has none yet."""
+    dtype, vocab_size = np.dtype(manifest["dtype"]), manifest["vocab_size"]
+    return {name: Split(folder, name, facts, dtype, vocab_size) for name, facts in manifest["splits"].items()}
 
 
 class Shards:
@@ -184,7 +302,7 @@ class Shards:
                 f"{folder}: data of format {self.manifest.get('format')}, this version reads {FORMAT}; prepare it again"
             )
         self.dtype: np.dtype[Any] = np.dtype(self.manifest["dtype"])
-        self.splits = {name: Split(folder, name, facts, self.dtype) for name, facts in self.manifest["splits"].items()}
+        self.splits = open_splits(folder, self.manifest)
 
     @property
     def train(self) -> Split:

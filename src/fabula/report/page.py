@@ -121,13 +121,31 @@ def last_number(records: Records, key: str) -> float | None:
 
 
 def banner(records: Records) -> str:
-    """A sentence about a run that is not finished; nothing for one that is."""
+    """Sentences about a run that is not finished or met trouble; nothing for one that is and did not."""
+    return " ".join(filter(None, (_ending(records), _unapplied(records))))
+
+
+def _unapplied(records: Records) -> str:
+    """Steps that were not applied: how many, and why the first one was not."""
+    if not records.unapplied:
+        return ""
+    first, number = records.unapplied[0], len(records.unapplied)
+    was = "step was" if number == 1 else "steps were"
+    return (
+        f"{wording.exact(number)} {was} not applied, the first at step {wording.exact(first.number('step'))}: "
+        f"{first.text('reason')}."
+    )
+
+
+def _ending(records: Records) -> str:
     status = records.summary.text("status")
     step, planned = last_number(records, "step"), records.summary.number("train", "planned_steps")
     where = f" at step {wording.exact(step)}" if step is not None else ""
     where += f" of {wording.exact(planned)}" if where and planned is not None else ""
     if status == "stopped":
         return f"This run was stopped{where}. The page shows what it had learned until then."
+    if status == "diverged":
+        return f"This run diverged{where} and was ended; what had been saved before is whole."
     if status == "running":
         return f"This run is not over: the page was written{where or ' before the first step'}."
     if status == "finished":

@@ -89,6 +89,7 @@ class Records:
     train: tuple[Facts, ...]
     evaluations: tuple[Facts, ...]
     samples: tuple[Facts, ...]
+    unapplied: tuple[Facts, ...]
     problems: tuple[str, ...]
 
 
@@ -104,6 +105,7 @@ def read(folder: Path) -> Records:
         train=_in_order(m for m in metrics if m.get("kind") == "train"),
         evaluations=_in_order(m for m in metrics if m.get("kind") == "evaluation"),
         samples=tuple(_lines(folder / "samples.jsonl", problems)),
+        unapplied=_in_order(iter(_lines(folder / "unapplied.jsonl", problems))),
         problems=tuple(problems),
     )
 

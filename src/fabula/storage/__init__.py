@@ -24,7 +24,7 @@ from fabula.storage.files import (
     write_text,
 )
 from fabula.storage.folders import Unfinished, publish, publish_in_lives, remove, seal, set_aside, sweep
-from fabula.storage.lock import LOCK, Holder, holder, lock, refuse_if_held
+from fabula.storage.lock import LOCK, Holder, check_held, holder, lock, refuse_if_held
 from fabula.storage.verification import MANIFEST, Known, examine, verify
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Unfinished",
     "append_json_line",
     "append_line",
+    "check_held",
     "cut_json_lines",
     "examine",
     "free_bytes",

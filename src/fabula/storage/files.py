@@ -67,7 +67,7 @@ def last_json_lines(path: Path, count: int) -> list[Data]:
         while end > 0 and len(found) < count:
             line = _line_before(file, end)
             end -= len(line)
-            with contextlib.suppress(UnicodeDecodeError, json.JSONDecodeError):
+            with contextlib.suppress(ValueError, RecursionError):
                 found.append(json.loads(line))
     return found[::-1]
 
@@ -76,7 +76,7 @@ def _keeps(line: bytes, keep: Callable[[Data], bool]) -> bool:
     """Whether a line is whole and holds a record that is to be kept."""
     try:
         return line.endswith(b"\n") and keep(json.loads(line))
-    except (UnicodeDecodeError, json.JSONDecodeError):
+    except (ValueError, RecursionError):
         return False
 
 
@@ -93,9 +93,10 @@ def _line_before(file: BinaryIO, end: int) -> bytes:
 
 
 def sync(path: Path) -> None:
-    """Flush a file that was appended to, if there is one."""
+    """Flush a file that was appended to, and its name, if there is one."""
     with explained(path), contextlib.suppress(FileNotFoundError), path.open("rb+") as file:
         in_use.disk.sync_file(file)
+        in_use.disk.sync_folder(path.parent)
 
 
 def to_utf8(text: str) -> bytes:
@@ -109,7 +110,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DamagedError(f"{path}: missing; the folder is incomplete") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError of its own
         raise DamagedError(f"{path}: not valid JSON ({error}); the file is damaged") from None
 
 
@@ -124,7 +125,7 @@ def read_json_lines(path: Path) -> list[Data]:
             continue
         try:
             records.append(json.loads(line))
-        except (UnicodeDecodeError, json.JSONDecodeError):
+        except (ValueError, RecursionError):
             if number == len(lines):
                 break
             raise DamagedError(f"{path}, line {number}: not valid JSON") from None

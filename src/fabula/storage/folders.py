@@ -13,7 +13,7 @@ from fabula.config import Data
 from fabula.errors import DamagedError, InputError
 from fabula.storage.disk import LEFTOVER, being_written, explained, in_use, make_folders, temporary_name
 from fabula.storage.files import hash_file, read_json, write_json
-from fabula.storage.verification import MANIFEST
+from fabula.storage.verification import MANIFEST, sealed
 
 _UNFINISHED = ".unfinished-"
 _ACCOUNT = "account.json"
@@ -80,6 +80,7 @@ def publish_in_lives(final: Path, key: str, manifest: Data) -> Iterator[Unfinish
                 remove(building)
         if not building.is_dir():
             in_use.disk.make_folder(building)
+            in_use.disk.sync_folder(building.parent)  # what `keep` makes durable is found again by this name
         sweep(building)
         faults.point("folder.begun")
         yield Unfinished(building, key, account)
@@ -102,7 +103,7 @@ def seal(folder: Path, manifest: Data) -> None:
             in_use.disk.sync_file(file)
         faults.point("folder.synced")
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
-    write_json(folder / MANIFEST, {**manifest, "files": files})
+    write_json(folder / MANIFEST, sealed({**manifest, "files": files}))
     faults.point("folder.described")
     for path in (p for p in folder.rglob("*") if p.is_dir()):
         in_use.disk.sync_folder(path)
@@ -113,44 +114,71 @@ def seal(folder: Path, manifest: Data) -> None:
 def _swap(building: Path, final: Path) -> None:
     """Rename `building` to `final`; an existing folder steps aside first and is removed once the new one is durable."""
     if not final.exists():
-        in_use.disk.rename(building, final)
-        faults.point("folder.renamed")
-        in_use.disk.sync_folder(final.parent)
-        faults.point("folder.published")
+        try:
+            _rename_durably(building, final)
+        except BaseException:
+            _take_back(final, building)
+            raise
         return
+    # One that stepped aside before must not be there, or come back, beside this one: `sweep` could not tell them apart.
+    sweep(final.parent)
+    in_use.disk.sync_folder(final.parent)
     with temporary_name(final, aside=True) as aside:
         in_use.disk.rename(final, aside)
         try:
             faults.point("folder.aside")
-            in_use.disk.rename(building, final)
-            faults.point("folder.renamed")
-            in_use.disk.sync_folder(final.parent)
-            faults.point("folder.published")
+            _rename_durably(building, final)
         except BaseException:
             # Until the new folder is known to be durable the old one is not given up.
-            if final.exists():
-                in_use.disk.rename(final, building)
+            _take_back(final, building)
             in_use.disk.rename(aside, final)
+            _sync_if_possible(final.parent)
             raise
+
+
+def _rename_durably(building: Path, final: Path) -> None:
+    in_use.disk.rename(building, final)
+    faults.point("folder.renamed")
+    in_use.disk.sync_folder(final.parent)
+    faults.point("folder.published")
+
+
+def _take_back(final: Path, building: Path) -> None:
+    """Undo the rename of a folder, durably if the disk lets us: it is emptied next, which must not show as `final`."""
+    if final.exists():
+        in_use.disk.rename(final, building)
+        _sync_if_possible(final.parent)
+
+
+def _sync_if_possible(folder: Path) -> None:
+    # An error on the way out must not hide the one that led here.
+    with contextlib.suppress(OSError):
+        in_use.disk.sync_folder(folder)
 
 
 def remove(path: Path) -> None:
     """Delete a file or folder that we own."""
-    if path.is_dir():
-        # A folder loses its manifest first, so that a death half-way leaves something that cannot be taken for valid.
-        in_use.disk.unlink(path / MANIFEST)
-        faults.point("folder.removing")
-        in_use.disk.remove_folder(path)
-        faults.point("folder.removed")
-    else:
-        in_use.disk.unlink(path)
+    with explained(path):
+        if LEFTOVER.fullmatch(path.name) and path.is_dir():
+            in_use.disk.remove_folder(path)
+        elif path.is_dir():
+            # A folder loses its name first: a death half-way leaves something that cannot be taken for valid, and that
+            # `sweep` removes. The name goes durably, or a loss of power could bring it back with half of its files.
+            with temporary_name(path) as going:
+                in_use.disk.rename(path, going)
+                in_use.disk.sync_folder(path.parent)
+                faults.point("folder.removing")
+            faults.point("folder.removed")
+        else:
+            in_use.disk.unlink(path)
 
 
 def set_aside(path: Path) -> Path:
     """Rename a damaged folder out of the way, for whoever wants to look at it; an older one of that name goes."""
     aside = path.with_name(f"damaged-{path.name}")
     remove(aside)
-    in_use.disk.rename(path, aside)
+    with explained(path):
+        in_use.disk.rename(path, aside)
     return aside
 
 
@@ -166,7 +194,8 @@ def sweep(folder: Path) -> list[Path]:
             if found is None or being_written(path, int(found["pid"])):
                 continue
             if found["aside"] and not (folder / found["name"]).exists():
-                in_use.disk.rename(path, folder / found["name"])
+                with explained(path):
+                    in_use.disk.rename(path, folder / found["name"])
                 continue
             remove(path)
             removed.append(path)

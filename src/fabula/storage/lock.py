@@ -24,6 +24,11 @@ from fabula.storage.disk import explained, make_folders
 LOCK = "run.lock"
 _TOUCHED_EVERY = 15.0
 _DEAD_AFTER = 60.0
+# Seconds that a lock is asked for again: whoever only looks who has it (`holder`) has it for an instant.
+_PATIENCE = 0.2
+
+# The files that this process has locked, by folder, as they were then: device and inode.
+_held: dict[Path, tuple[int, int]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +61,45 @@ def lock(folder: Path) -> Iterator[None]:
             _write(
                 descriptor, Holder(socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(timespec="seconds"))
             )
+        _held[folder] = _identity(os.fstat(descriptor))
         done = threading.Event()
         threading.Thread(target=_touch, args=(folder / LOCK, done), name="fabula-lock", daemon=True).start()
         try:
             yield
         finally:
             done.set()
+            ours = _is_there(folder, _held.pop(folder))
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, 0)
-            if made and folder.is_dir() and [p.name for p in folder.iterdir()] == [LOCK]:
+            if made and ours and [p.name for p in folder.iterdir()] == [LOCK]:
                 # Nothing came of it: leave no trace.
                 (folder / LOCK).unlink(missing_ok=True)
                 with contextlib.suppress(OSError):
                     folder.rmdir()
     finally:
         os.close(descriptor)
+
+
+def check_held(folder: Path) -> None:
+    """BusyError when a folder that this process holds was removed or replaced: what it writes would be another's."""
+    folder = folder.absolute()
+    if folder in _held and not _is_there(folder, _held[folder]):
+        raise BusyError(
+            f"{folder}: the folder or its {LOCK} was removed or replaced while process {os.getpid()} was writing here; "
+            "nothing more is written, so that another process may use the name"
+        )
+
+
+def _identity(facts: os.stat_result) -> tuple[int, int]:
+    return facts.st_dev, facts.st_ino
+
+
+def _is_there(folder: Path, identity: tuple[int, int]) -> bool:
+    """Whether the lock file of a folder is still the one that was locked."""
+    try:
+        return _identity((folder / LOCK).stat()) == identity
+    except OSError:
+        return False
 
 
 def holder(folder: Path) -> Holder | None:
@@ -103,12 +132,15 @@ def _busy(folder: Path, by: Holder) -> BusyError:
 
 def _open(path: Path) -> int | None:
     """A descriptor of the locked file; None when another has the lock."""
+    until = time.monotonic() + _PATIENCE
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if not _take(descriptor):
-                os.close(descriptor)
-                return None
+            while not _take(descriptor):
+                if time.monotonic() > until:
+                    os.close(descriptor)
+                    return None
+                time.sleep(0.02)
             # Somebody may have removed the file between opening and locking: then it is another's.
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor

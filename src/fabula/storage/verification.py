@@ -6,12 +6,20 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fabula.config import Data
 from fabula.errors import DamagedError, MachineError
-from fabula.storage.files import hash_file, read_json, write_json
+from fabula.storage.files import hash_data, hash_file, read_json, write_json
 
 MANIFEST = "manifest.json"
+_SEAL, _KIND = "sealed", "sha256:"
+
+
+def sealed(manifest: Data) -> Data:
+    """A manifest with a SHA-256 of all that it says, so that damage to itself is found too."""
+    said = {key: value for key, value in manifest.items() if key != _SEAL}
+    return {**said, _SEAL: _KIND + hash_data(said)}
 
 
 @dataclass(slots=True)
@@ -90,13 +98,17 @@ def examine(
     except DamagedError as error:
         yield {}, str(error)
         return
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        yield {}, f"{path}: not a manifest"
+    problem = _problem(manifest)
+    if problem is not None:
+        yield {}, f"{path}: {problem}"
         return
     yield manifest, None
     for name, facts in manifest["files"].items():
-        if not isinstance(facts, dict) or not {"bytes", "sha256"} <= facts.keys():
+        if not _describes(facts):
             yield manifest, f"{path}: not a manifest (nothing is said about {name})"
+            continue
+        if not _is_inside(folder, name):
+            yield manifest, f"{path}: not a manifest ({name!r} is no name of a file in this folder)"
             continue
         file = folder / name
         if not file.is_file():
@@ -114,3 +126,35 @@ def examine(
             yield manifest, None
         if progress is not None:
             progress(size)
+
+
+def _problem(manifest: Any) -> str | None:
+    """What makes data no manifest, or one that was changed."""
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        return "not a manifest"
+    # Found by its value as well as by its name: a damaged name must not make it a manifest of before there were seals.
+    seals = [k for k, v in manifest.items() if k == _SEAL or (isinstance(v, str) and v.startswith(_KIND))]
+    try:
+        if seals and (seals != [_SEAL] or sealed(manifest)[_SEAL] != manifest[_SEAL]):
+            return "what it says was changed after it was sealed; the file is damaged"
+    except ValueError:
+        return "not a manifest (NaN or infinity in it)"
+    return None
+
+
+def _describes(facts: Any) -> bool:
+    """Whether a manifest's entry says how long a file is and what its hash is."""
+    return (
+        isinstance(facts, dict)
+        and isinstance(facts.get("bytes"), int)
+        and isinstance(facts.get("sha256"), str)
+        and not isinstance(facts["bytes"], bool)
+    )
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Whether a manifest's name leads to a place in its folder, whatever links there are."""
+    try:
+        return (folder / name).resolve().is_relative_to(folder.resolve()) and ".." not in Path(name).parts
+    except (ValueError, OSError, RuntimeError):  # a zero byte, too long, links in a circle
+        return False

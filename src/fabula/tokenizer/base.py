@@ -47,11 +47,14 @@ class Tokenizer:
         from tokenizers import Tokenizer as Backend
 
         file = path / FILE if path.is_dir() else path
-        if not file.exists():
+        if not file.is_file():
             raise InputError(f"no tokenizer at {file}")
+        if file.stat().st_size > _MAX_BYTES:
+            raise DamagedError(f"{file}: larger than {_MAX_BYTES >> 20} MiB; not a tokenizer of Fabula")
         try:
-            backend = Backend.from_str(file.read_text(encoding="utf-8"))
-            return cls(backend, str(file))
+            text = file.read_text(encoding="utf-8")
+            _check_parts(json.loads(text, object_pairs_hook=_once), str(file))
+            return cls(Backend.from_str(text), str(file))
         except DamagedError:
             raise
         except BaseException as error:
@@ -101,6 +104,56 @@ class Tokenizer:
     def byte_lengths(self) -> list[int]:
         """Bytes of text behind each id; 0 for special ids."""
         return [len(b) for b in self._bytes]
+
+
+_MAX_BYTES = 64 << 20
+
+# The whole of a tokenizer of Fabula: what else a file may ask for (other patterns, which can take for ever on a text;
+# dropout; tokens that swallow the space around them) would break a promise that a look at a few texts does not show.
+_PARTS: dict[str, Any] = {
+    "normalizer": None,
+    "post_processor": None,
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+    "decoder": {"type": "ByteLevel"},
+    "model": {
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+        "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+    },
+}  # fmt: skip
+_SPECIAL = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+
+
+def _check_parts(data: Any, origin: str) -> None:
+    """DamagedError for a file that asks for anything but byte-level BPE with Fabula's special tokens."""
+
+    def differ(name: str, found: Any, expected: Any) -> None:
+        if isinstance(expected, dict) and isinstance(found, dict):
+            for key, value in expected.items():
+                differ(f"{name}.{key}", found.get(key), value)
+        elif found != expected or type(found) is not type(expected):
+            shown = json.dumps(found, ensure_ascii=False)[:40]
+            raise DamagedError(f"{origin}: {name} is {shown}, not {json.dumps(expected)}; not a tokenizer of Fabula")
+
+    if not isinstance(data, dict) or not isinstance(data.get("added_tokens"), list):
+        raise DamagedError(f"{origin}: not a tokenizer of Fabula")
+    for name, expected in _PARTS.items():
+        differ(name, data.get(name), expected)
+    # With holes between the ids the library counts through them, up to four thousand million.
+    vocabulary = data["model"].get("vocab")
+    if not isinstance(vocabulary, dict) or set(vocabulary.values()) != set(range(len(vocabulary))):
+        raise DamagedError(f"{origin}: the ids of its tokens are not 0, 1, 2 and so on without a hole")
+    for index, token in enumerate(data["added_tokens"]):
+        differ(f"added_tokens[{index}]", token, _SPECIAL)
+        if token.get("content") not in SPECIAL_TEXT.values():
+            raise DamagedError(f"{origin}: added token {token.get('content')!r:.40} is none of Fabula's special tokens")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are all different: of two equal ones the library may take the other than we checked."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key stands twice in an object")
+    return made
 
 
 def _token_bytes(backend: Any, special: set[int], vocab_size: int, origin: str) -> list[bytes]:

@@ -6,7 +6,8 @@ Unicode's, so accented words stay whole. All 256 bytes are in the vocabulary: th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 
 from fabula.errors import InputError
 from fabula.tokenizer.base import Tokenizer
@@ -15,11 +16,17 @@ from fabula.tokenizer.special import SPECIAL_TEXT
 # Bytes and special tokens: the smallest vocabulary there is.
 SMALLEST = 256 + len(SPECIAL_TEXT)
 
+# Learning takes a time in proportion to the square of the longest word: a MiB without a space would be an hour. No word
+# of a language comes near this length; what does (data in letters, rulers of dashes) is learnt from in pieces.
+_LONGEST = 512
+_ENDLESS = re.compile(rf"(?<!\S)\S{{{_LONGEST + 1},}}|(?<!\s)\s{{{_LONGEST + 1},}}")
+
 
 def train_bpe(texts: Iterable[str], vocab_size: int, exact: bool = True) -> Tokenizer:
     """A tokenizer of `vocab_size` tokens learnt from texts.
 
     When the texts hold too few repeated pairs for that many tokens: InputError if `exact`, else a smaller vocabulary.
+    Stretches of more than 512 characters with no space, or of nothing but space, are cut after every 512.
     """
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -39,7 +46,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, exact: bool = True) -> Toke
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer=trainer)
+    backend.train_from_iterator(_without_endless(texts), trainer=trainer)
     tokenizer = Tokenizer(backend)
     if exact and tokenizer.vocab_size < vocab_size:
         raise InputError(
@@ -47,3 +54,14 @@ def train_bpe(texts: Iterable[str], vocab_size: int, exact: bool = True) -> Toke
             f"{tokenizer.vocab_size} tokens; use --tokenizer.vocab_size {tokenizer.vocab_size} or less, or auto"
         )
     return tokenizer
+
+
+def _without_endless(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, cut where a stretch is too long to be a word."""
+    for text in texts:
+        start = 0
+        for found in _ENDLESS.finditer(text):
+            for cut in range(found.start() + _LONGEST, found.end(), _LONGEST):
+                yield text[start:cut]
+                start = cut
+        yield text[start:]

@@ -317,5 +317,5 @@ class Watch(Callback):
             "tokens": trainer.tokens,
             "seconds": trainer.seconds,
             "tokens_per_second": trainer.tokens / trainer.seconds if trainer.seconds else 0.0,
-            "peak_memory_bytes": peak_memory_bytes(),
+            "peak_memory_bytes": peak_memory_bytes(trainer.device),
         }

@@ -1,4 +1,4 @@
-"""What becomes of steps that were not applied: each is written down, and too many in a row end the run."""
+"""What ends a run that must not go on: steps that were not applied, too many in a row; a folder that is not its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from fabula.data.loader import Loader
 from fabula.errors import DivergedError
 from fabula.progress import Progress
 from fabula.train.trainer import Callback, StepRecord, Trainer
+
+
+class Holding(Callback):
+    """Ends the run when its folder was removed or replaced: another process may be writing there by now."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_step(self, trainer: Trainer, record: StepRecord) -> None:
+        storage.check_held(self.folder)
 
 
 class Guard(Callback):

@@ -35,7 +35,7 @@ from fabula.tokenizer.base import Tokenizer
 from fabula.train.budget import Budget, parse_budget, steps_for
 from fabula.train.callbacks import Bar, Evaluate, Latest, Metrics, Samples, Settle, Watch, milestones
 from fabula.train.config import TrainConfig
-from fabula.train.guard import Guard
+from fabula.train.guard import Guard, Holding
 from fabula.train.objective import NextToken
 from fabula.train.saving import Save
 from fabula.train.speed import Speed, measure
@@ -127,6 +127,7 @@ def run(
     save_facts = {**facts, "environment": environment(device)}
     save = Save(marks, folder, tokenizer, config, save_facts, latest, progress, stored)
     callbacks: list[Callback] = [
+        Holding(folder.root),
         Metrics(folder.metrics, config.log_every, factor, plan.steps),
         Guard(folder.unapplied, config.unapplied, loader, progress),
         evaluate,

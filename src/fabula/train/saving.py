@@ -71,6 +71,7 @@ class Save(Callback):
     def save(self, trainer: Trainer) -> checkpoints.Checkpoint | None:
         """Publish the present state; None when that failed and the run is to go on all the same."""
         faults.point("train.saving")
+        storage.check_held(self.run.root)
         began = time.monotonic()
         data, tensors = trainer.state()
         data["plan"] = self.plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -57,7 +57,7 @@ class _Same:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
 
-    def stream(self, position: int, rows: int, waiting: Callable[[], None]) -> Iterator[Batch]:
+    def stream(self, position: int, rows: int, waiting: Callable[[], None]) -> Generator[Batch]:
         while True:
             yield self.batch
 
@@ -99,7 +99,10 @@ def measure(
         synchronize(device)
         times.append(time.perf_counter() - begin)
     begin = time.perf_counter()
-    score_rows(model, [scored], byte_lengths, device)
+    # As many at once as steps compute: all of them need not fit.
+    at_once = trainer.micro_rows
+    parts = [scored.rows(i, i + at_once) for i in range(0, scored.tokens.shape[0], at_once)]
+    score_rows(model, parts, byte_lengths, device)
     evaluation_row = (time.perf_counter() - begin) / scored.tokens.shape[0]
     n_sampled = min(16, model_config.context_length - 1)
     paces = [time.perf_counter()]

@@ -10,10 +10,11 @@ it began, so the batch, the order of the data and the schedule are what they wou
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,7 +40,7 @@ _NAMED = 20
 class BatchSource(Protocol):
     """Where batches come from: an endless stream from a position, in rows; `waiting` is called while there is none."""
 
-    def stream(self, position: int, rows: int, waiting: Callable[[], None]) -> Iterator[Batch]: ...
+    def stream(self, position: int, rows: int, waiting: Callable[[], None]) -> Generator[Batch]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Unapplied:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What one step did. `loss` is nats per token; `seconds` counts training since the start of the run."""
+    """What one step did. `loss` is nats per token, NaN where nothing was predicted; `seconds` counts training."""
 
     step: int  # steps done, this one included
     tokens: int
@@ -137,13 +138,14 @@ class Trainer:
                 callback.on_start(self)
             faults.point("train.started")
             batches = self.source.stream(self.position, self.batch_rows, lambda: self.stop.check("training"))
-            while self.step < self.steps:
-                self.stop.check("training")
-                faults.point("train.waiting")
-                record = self.take_step(next(batches))
-                faults.point("train.step")
-                for callback in self.callbacks:
-                    callback.on_step(self, record)
+            # Closed whatever happens: an error that somebody keeps would keep the thread that reads ahead.
+            with contextlib.closing(batches):
+                while self.step < self.steps:
+                    self.stop.check("training")
+                    faults.point("train.waiting")
+                    record = self.take_step(next(batches))
+                    faults.point("train.step")
+                    self._tell(record)
             faults.point("train.finished")
             self.stop.check("training")
         except Stopped:
@@ -152,6 +154,17 @@ class Trainer:
             raise
         for callback in self.callbacks:
             callback.on_end(self)
+
+    def _tell(self, record: StepRecord) -> None:
+        """Let the callbacks do their work after a step."""
+        for callback in self.callbacks:
+            try:
+                callback.on_step(self, record)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                doing = type(callback).__name__.lower()
+                raise self._too_little(f"after step {record.step}: out of memory ({doing})", error) from error
 
     def take_step(self, batch: Batch) -> StepRecord:
         """One optimizer step on one batch."""
@@ -164,11 +177,11 @@ class Trainer:
         count = batch.n_targets
         total = self._gradients(batch, count)
         norm = clip_gradients(self._parameters, self.clip)
-        loss = total / max(1, count)
-        unapplied = self._judge(loss, norm)
-        if unapplied is None and count:
-            for optimizer in self.optimizers:
-                optimizer.step()
+        # A mean over nothing is no loss of 0, which would look like the best step of the run.
+        loss = total / count if count else math.nan
+        unapplied = self._judge(loss, norm, count)
+        if unapplied is None:
+            self._move()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -198,7 +211,7 @@ class Trainer:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                told = str(error) or type(error).__name__
+                told = _first_line(error)
             # Outside of the handler, whose traceback would keep the tensors of the failed attempt alive.
             for parameter in self._parameters:
                 parameter.grad = None
@@ -219,13 +232,38 @@ class Trainer:
             total += loss.total.item()
         return total
 
+    def _move(self) -> None:
+        """Let the optimizers move the weights. When memory runs out there is no way back: a part of them has moved."""
+        try:
+            for optimizer in self.optimizers:
+                optimizer.step()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._too_little(
+                f"step {self.step + 1}: out of memory while the optimizer moved the weights", error
+            ) from error
+
+    def _too_little(self, what: str, error: BaseException) -> MachineError:
+        """The error to raise where fewer rows at once would not help."""
+        free = free_memory_bytes(self.device)
+        size = sum(p.numel() * p.element_size() for p in self._parameters)
+        held = sum(
+            t.nbytes for o in self.optimizers for s in o.state.values() for t in s.values() if torch.is_tensor(t)
+        )
+        return MachineError(
+            f"{what} ({_first_line(error)}). {free / 1e9:.2f} GB are free; weights and gradients alone take "
+            f"{2 * size / 1e9:.2f} GB, the optimizer holds {held / 1e9:.2f} GB. The state in memory is given up; what "
+            "is saved is whole, and `fabula resume` goes on from there when there is more memory"
+        )
+
     def _fewer_rows(self, told: str) -> None:
         """Halve the rows computed at once; MachineError with the numbers when there is but one."""
         free = free_memory_bytes(self.device)
         if self.micro_rows == 1:
             size = sum(p.numel() * p.element_size() for p in self._parameters)
             raise MachineError(
-                f"step {self.step + 1}: out of memory with a single row at once ({told.splitlines()[0][:200]}). "
+                f"step {self.step + 1}: out of memory with a single row at once ({told}). "
                 f"{free / 1e9:.2f} GB are free; weights and gradients alone take {2 * size / 1e9:.2f} GB. Use a "
                 "smaller --model.context_length or a smaller model; what is saved is whole"
             )
@@ -235,8 +273,10 @@ class Trainer:
             f"{self.micro_rows}: the batch of {self.batch_rows} rows, its samples and the schedule stay as they were"
         )
 
-    def _judge(self, loss: float, norm: float) -> Unapplied | None:
+    def _judge(self, loss: float, norm: float, count: int) -> Unapplied | None:
         """Whether a step is to be applied, by its loss and the norm of its gradient; why not, otherwise."""
+        if not count:
+            return Unapplied("none of its rows has anything to predict", self.position, self.batch_rows, 0, {}, 0, 0)
         if math.isfinite(loss) and math.isfinite(norm):
             self.unapplied_in_row = 0
             spike = self.spikes.judge(loss, norm)
@@ -313,6 +353,10 @@ class Trainer:
         random.setstate((version, tuple(internal), following))
         kind, keys, place, has_gauss, gauss = data["rng"]["numpy"]
         np.random.set_state((kind, np.array(keys, dtype=np.uint32), place, has_gauss, gauss))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> float:
