@@ -12,6 +12,7 @@ data.
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,9 +38,9 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TRAINER = "trainer.json"
 OPTIMIZER = "optimizer.safetensors"
-_FILES = (WEIGHTS, CONFIG, TOKENIZER_FILE, TRAINER, OPTIMIZER)
-# Memory for tables that a model computes beside its weights (of positions), at least.
-_TABLES = 64 << 20
+FILES = (WEIGHTS, CONFIG, TOKENIZER_FILE, TRAINER, OPTIMIZER)
+# Numbers in a table of positions, which a model may compute beside its weights.
+_LARGEST_TABLE = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +166,11 @@ def save(
 def _described(path: Path, manifest: Data) -> Checkpoint:
     """A checkpoint by its manifest; DamagedError when that is not what a checkpoint's says."""
     step, bits = manifest.get("step"), manifest.get("bits_per_byte")
-    wrong = [f"no {name} in it" for name in _FILES if name not in manifest["files"]]
+    wrong = [f"no {name} in it" for name in FILES if name not in manifest["files"]]
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
         wrong.append("its step is no number")
+    elif re.fullmatch(r"step-\d+", path.name) and _step_of(path) != step:
+        wrong.append(f"it is that of step {step:,}")
     if bits is not None and (isinstance(bits, (bool, str, list, dict)) or not math.isfinite(bits)):
         wrong.append("its bits_per_byte is no number")
     if not isinstance(manifest.get("tokenizer"), str):
@@ -179,14 +182,24 @@ def _described(path: Path, manifest: Data) -> Checkpoint:
 
 def checkpoints(run: Path) -> list[Checkpoint]:
     """The complete checkpoints of a run by step; sizes are checked, hashes when one is loaded."""
-    found = []
+    return _complete_and_damaged(run)[0]
+
+
+def _complete_and_damaged(run: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
+    """The complete checkpoints of a run by step, and what is wrong with the others."""
+    found, damaged = [], {}
     folder = RunFolder(run).checkpoints
     for path in sorted(folder.glob("step-*")) if folder.is_dir() else []:
         try:
             found.append(_described(path, storage.verify(path, hashes=False)))
-        except DamagedError:
-            continue
-    return sorted(found, key=lambda c: c.step)
+        except DamagedError as error:
+            damaged[path] = str(error)
+    return sorted(found, key=lambda c: c.step), damaged
+
+
+def _step_of(path: Path) -> int:
+    """The step that a checkpoint's folder is named after."""
+    return int("0" + "".join(filter(str.isdigit, path.name)))
 
 
 def newest_sound(run: Path, note: Callable[[str], None]) -> Checkpoint | None:
@@ -197,7 +210,7 @@ def newest_sound(run: Path, note: Callable[[str], None]) -> Checkpoint | None:
     """
     folder = RunFolder(run).checkpoints
     found = list(folder.glob("step-*")) if folder.is_dir() else []
-    for path in sorted(found, key=lambda p: int("0" + "".join(filter(str.isdigit, p.name))), reverse=True):
+    for path in sorted(found, key=_step_of, reverse=True):
         try:
             sound = _described(path, storage.verify(path))
         except DamagedError as error:
@@ -249,7 +262,7 @@ def find(path: Path, which: str = "best") -> Checkpoint:
     """The checkpoint that MODEL means: a checkpoint folder itself, or `best`, `last` or `step-N` of a run folder."""
     if not path.exists():
         raise InputError(f"no model at {path}: neither a run folder nor a checkpoint")
-    if (path / WEIGHTS).exists() or (path / storage.MANIFEST).exists():
+    if any((path / name).exists() for name in (*FILES, storage.MANIFEST)) or re.fullmatch(r"step-\d+", path.name):
         manifest = storage.verify(path, hashes=False)
         if manifest.get("kind") != "checkpoint":
             raise InputError(
@@ -263,12 +276,15 @@ def find(path: Path, which: str = "best") -> Checkpoint:
         wanted = which.removeprefix("step-").lstrip("0") or "0"
         steps = {str(c.step): c for c in checkpoints(path)}
         if wanted not in steps:
+            # One that is there and damaged says what is wrong with it.
+            for damaged in (p for p in _complete_and_damaged(path)[1] if str(_step_of(p)) == wanted):
+                _described(damaged, storage.verify(damaged, hashes=False))
             raise InputError(f'{path}: no checkpoint "{which}"; there are: best, last, steps {", ".join(steps)}')
         chosen = steps[wanted]
     if chosen is None:
-        damaged = list(RunFolder(path).checkpoints.glob("step-*"))
-        if damaged:
-            raise DamagedError(f"{path}: none of its {len(damaged)} checkpoints is complete")
+        there = list(RunFolder(path).checkpoints.glob("step-*"))
+        if there:
+            raise DamagedError(f"{path}: none of its {len(there)} checkpoints is complete")
         raise InputError(f"{path}: no checkpoints here; train first: fabula run RECIPE")
     return chosen
 
@@ -279,8 +295,6 @@ def load(path: Path, which: str = "best", note: Callable[[str], None] | None = N
     A damaged `best` or `last` of a run gives way to the one that comes next, and `note` is told (a warning without it);
     a checkpoint that was named itself and is damaged is refused.
     """
-    import torch
-
     from fabula.model.decoder import Decoder
 
     checkpoint = find(path, which)
@@ -293,20 +307,8 @@ def load(path: Path, which: str = "best", note: Callable[[str], None] | None = N
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_FILE)
     if tokenizer.fingerprint != checkpoint.manifest["tokenizer"]:
         raise DamagedError(f"{checkpoint.path}: its tokenizer is not the one it was trained with")
-    weights = _tensors(checkpoint.path / WEIGHTS)
-    # Without memory at first: what the settings ask for is given only if it is what the file holds.
-    with torch.device("meta"):
-        plan = Decoder(config)
-    _compare(plan, weights, checkpoint)
-    size = (checkpoint.path / WEIGHTS).stat().st_size
-    tables = sum(b.numel() * b.element_size() for b in plan.buffers())
-    if tables > size + _TABLES:
-        raise DamagedError(
-            f"{checkpoint.path / CONFIG}: a model of {size:,} bytes with tables of {tables:,} (context_length="
-            f"{config.context_length:,}); the file is damaged"
-        )
     model = Decoder(config)
-    model.load_state_dict(weights)
+    restore_weights(model, checkpoint)
     return Loaded(model.eval(), config, tokenizer, checkpoint)
 
 
@@ -319,18 +321,23 @@ def _model_config(checkpoint: Checkpoint) -> ModelConfig:
     except InputError as error:
         raise DamagedError(f"{error}; the file is damaged") from None
     size = (checkpoint.path / WEIGHTS).stat().st_size
-    if n_params > size:
-        raise DamagedError(f"{path}: a model of {n_params:,} numbers, but {WEIGHTS} has only {size:,} bytes")
+    if n_params > size or config.context_length * config.d_model > size + _LARGEST_TABLE:
+        raise DamagedError(
+            f"{path}: a model of {n_params:,} numbers and a context of {config.context_length:,} tokens, but {WEIGHTS} "
+            f"has only {size:,} bytes"
+        )
     return config
 
 
 def _sound(run: Path, which: str, note: Callable[[str], None] | None) -> Checkpoint:
     """The best or last checkpoint of a run that verifies by hash."""
-    found = checkpoints(run)
+    found, damaged = _complete_and_damaged(run)
+    newest = found[-1].step if found else 0
+    # Any of those that are not complete may have been the best one.
+    problems = [problem for path, problem in damaged.items() if which == "best" or _step_of(path) > newest]
     if which == "best":
         # Worst first; those that were never measured before all others.
         found.sort(key=lambda c: (-math.inf if c.bits_per_byte is None else -c.bits_per_byte, c.step))
-    problems = []
     for checkpoint in reversed(found):
         try:
             storage.verify(checkpoint.path)

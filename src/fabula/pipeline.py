@@ -139,6 +139,8 @@ def plan(
             overhead_seconds=overhead,
             kept_checkpoints=loaded.train.keep,
             data_bytes=epoch_tokens * dtype_for(vocab).itemsize,
+            micro_rows=made.micro_rows,
+            peak_memory_bytes=speed.peak_memory_bytes,
         ),
         machine,
     )
@@ -237,7 +239,7 @@ class _Pipeline:
             {
                 "corpus": corpus.fingerprint(),
                 "tokenizer": tokenizer.fingerprint,
-                "data": to_data(self.recipe.data),
+                "data": data_stage.content_settings(self.recipe.data),
                 "format": FORMAT,
             }
         )

@@ -95,6 +95,9 @@ def bad_recipe(case: int) -> tuple[str, list[str]]:
     taken: dict[tuple[str, str], tuple[str, str, str]] = {}
     for section, line, words in chosen:
         taken.setdefault((section, line.split(" = ")[0]), (section, line, words))
+    if sum(section == "model" for section, _ in taken) > 1:
+        # A model has no defaults to stand in for what was refused, so it is judged as a whole only when its parts are.
+        taken.pop(("model", "d_model"), None)
     lines: list[str] = []
     for name in dict.fromkeys(section for section, _, _ in sorted(taken.values())):
         lines += [f"[{name}]"] if name else []

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from fabula.data.run import QUARANTINE, DataConfig, run
 from fabula.data.shards import Shards
 from fabula.progress import Silent, StopFlag
 from fabula.tokenizer.base import Tokenizer
+from tests import tiny
 from tests.faults.preparing import POISON, Child, Server, poison, poisoned_command
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
@@ -175,7 +177,7 @@ def test_killed_processes_that_tokenize(prepared: Prepared, tmp_path: Path, case
         slow = "data.encoded=sleep:0.015@*"
         child = prepared.start(out, workers=1 + case % 2, faults=slow)
         while child.poll() is None:
-            time.sleep(chance.uniform(0.1, 0.6))
+            time.sleep(chance.uniform(0.2, 0.8))
             for process in child.workers():
                 if chance.random() < 0.7:
                     process.kill()
@@ -192,7 +194,7 @@ def test_a_stop_keeps_what_was_done(prepared: Prepared, tmp_path: Path, number: 
     out = tmp_path / "data"
     for workers in (0, 2):
         child = prepared.start(out, workers=workers, faults="data.encoded=sleep:0.1@*", keep_bytes=1 << 30)
-        time.sleep(0.5)
+        time.sleep(0.8)
         child.send(number)
         began = time.monotonic()
         assert child.wait() == 128 + number, child.output
@@ -297,6 +299,36 @@ def test_a_process_that_is_busy_does_not_outlive_its_parent(
     child.send(signal.SIGKILL)
     child.wait()
     assert_nobody_is_left(tmp_path / "out" / "data")
+
+
+@pytest.mark.row("D10", cases=1)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of the address space")
+def test_a_text_that_takes_all_memory_is_set_aside(
+    tiny_tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (200 << 20, 200 << 20)); "
+        "from pathlib import Path; from fabula.data import worker; worker.main(Path(sys.argv[1]))"
+    )
+    monkeypatch.setattr(encoding, "command", lambda folder: [sys.executable, "-c", program, str(folder)])
+    fables = Fables("es", 0)
+    texts = [fables[i].text for i in range(60)]
+    texts[33] = f"{POISON} " * 100_000
+    source = write_texts(tmp_path / "text", texts, ["a.jsonl", "b.jsonl"])
+    shards = prepare(source, tiny_tokenizer, tmp_path / "data", workers=1)
+    assert_all_but_the_poison(shards, source, tiny_tokenizer, encoding.DIED)
+
+
+@pytest.mark.row("D10", cases=1)
+def test_the_command_goes_on(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    words = ("data", "prepare", tiny.write_recipe(tmp_path), "--data.batch_documents", 5, "--out")
+    made = tiny.call(*words, tmp_path / "killed", env=tiny.environment(FABULA_FAULTS="data.encoded=kill@4"))
+    assert made.returncode == -signal.SIGKILL, made.stderr
+    assert not (tmp_path / "killed" / "data").exists()
+    for name in ("killed", "straight"):
+        code, _, err = cli(*words, tmp_path / name)
+        assert code == 0, err
+    assert contents(tmp_path / "killed" / "data") == contents(tmp_path / "straight" / "data")
 
 
 # ---- the same bytes ----------------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ def test_fifty_bad_records_among_ten_thousand(cli: Cli, tmp_path: Path, cases: i
     kinds = bad_json_lines()[2:]  # ten of them
     chance = random.Random(50)
     at = sorted(chance.sample(range(10_000), cases))
-    fables = Fables("es", 3)
+    fables = [Fables("es", 3)[n].text[:60] for n in range(100)]
     clean, broken, places = [], [], []
     size = 0
     for number in range(10_000):
@@ -233,7 +233,7 @@ def test_fifty_bad_records_among_ten_thousand(cli: Cli, tmp_path: Path, cases: i
             _, line, offset = kinds[case % len(kinds)](random.Random(case), case)
             places.append((number + 1, size + offset))
         else:
-            line = json.dumps({"text": fables[number].text}, ensure_ascii=False).encode()
+            line = json.dumps({"text": f"{fables[number % 100]} {number}"}, ensure_ascii=False).encode()
             clean.append(line)
         broken.append(line)
         size += len(line) + 1
@@ -383,9 +383,8 @@ def test_a_gigantic_line_takes_bounded_memory(tmp_path: Path, cases: int, reques
         (".txt", "blank", b"", b"\n\n", 41),
         (".csv", "auto", b"", b"\n", 22),
         (".txt", "line", b"", b"\n", 21),
-        (".txt", "marker", b"", f"\n{MARKER}\n".encode(), 40)(  # from the end of its line on,
-            ".tsv", "auto", b"", b"\n", 22
-        ),
+        (".txt", "marker", b"", f"\n{MARKER}\n".encode(), 40),  # from the end of the line before
+        (".tsv", "auto", b"", b"\n", 22),
     ]
     for case in range(cases):
         suffix, split, lead, tail, line = kinds[case % len(kinds)]
@@ -437,7 +436,7 @@ TINY: list[tuple[dict[str, str], list[object], int, str]] = [
         {f"{n}.txt": f"{n} {_TALE}" for n in range(60)},
         ["--tokenizer.vocab_size", 262, "--model.context_length", 100_000],
         2,
-        "100,000",
+        "one row needs 100,001",
     ),
     (
         {**{f"{n}.txt": f"{n} {_TALE}" for n in range(60)}, "empty.txt": "", "space.txt": " \n"},

@@ -121,8 +121,13 @@ def _plan_lines(planned: Data) -> list[str]:
         ),
         ("time", console.clock(e["seconds"])),
         ("weights", f"{console.n_bytes(e['weights_bytes'])}; a checkpoint {console.n_bytes(e['checkpoint_bytes'])}"),
-        ("memory", f"{console.n_bytes(e['state_bytes'])} for weights, gradients and moments; activations come on top"),
-        ("disk", f"{console.n_bytes(planned['disk_bytes'])} of {console.n_bytes(planned['free_disk_bytes'])} free"),
+        (
+            "memory",
+            f"{console.n_bytes(planned['peak_memory_bytes'])} at most (measured by real steps here), "
+            f"{console.n_bytes(planned['memory_bytes'])} free; weights, gradients and moments are "
+            f"{console.n_bytes(e['state_bytes'])} of it",
+        ),
+        ("disk", f"{console.n_bytes(planned['disk_bytes'])}, {console.n_bytes(planned['free_disk_bytes'])} free"),
     ]
     lines = console.table(rows).splitlines()
     return lines + [f"advice: {sentence}" for sentence in planned["advice"]]

@@ -31,7 +31,6 @@ QUARANTINE = "quarantine.jsonl"
 # What is lost at most when the process is killed.
 _KEEP_BYTES = 64 << 20
 _KEEP_SECONDS = 30.0
-_ACCOUNT = "account.json"
 # So many failures may be a matter of chance, whatever their share.
 _FEW = 10
 
@@ -68,7 +67,7 @@ class Filling:
             self._begin({})
             self.lost = True
         self.found = self.done
-        ours = {_ACCOUNT}.union(*(writer.files() for writer in self._writers.values()))
+        ours = {storage.ACCOUNT}.union(*(writer.files() for writer in self._writers.values()))
         for path in list(self.folder.iterdir()):
             if path.name not in ours:
                 storage.remove(path)

@@ -7,12 +7,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fabula.device import Device, synchronize
+from fabula.device import Device, free_memory_bytes, synchronize
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Facts about the machine at hand. FLOP/s, bytes."""
+    """Facts about the machine at hand. FLOP/s, bytes. Memory is what a process may have: free, or held by this one."""
 
     matmul_flops: float
     memory_bytes: int
@@ -21,7 +21,6 @@ class Machine:
 
 def measure(device: Device, folder: Path, size: int = 1024, rounds: int = 5) -> Machine:
     """Time `rounds` products of two square matrices in the format that training uses; the best counts as the peak."""
-    import psutil
     import torch
 
     dtype = torch.bfloat16 if device.dtype == "bfloat16" else torch.float32
@@ -37,4 +36,15 @@ def measure(device: Device, folder: Path, size: int = 1024, rounds: int = 5) -> 
         torch.mm(a, b, out=out)
         synchronize(device)
         best = min(best, time.perf_counter() - begin)
-    return Machine(2 * size**3 / best, psutil.virtual_memory().available, shutil.disk_usage(folder).free)
+    return Machine(2 * size**3 / best, _memory_bytes(device), shutil.disk_usage(folder).free)
+
+
+def _memory_bytes(device: Device) -> int:
+    """Memory where the device computes that a run in the place of this process would find."""
+    if device.name == "cuda":
+        import torch
+
+        return free_memory_bytes(device) + int(torch.cuda.memory_reserved())
+    import psutil
+
+    return free_memory_bytes(device) + int(psutil.Process().memory_info().rss)

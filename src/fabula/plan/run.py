@@ -18,19 +18,22 @@ class PlanConfig:
     optimizer: str
     steps: int
     batch_rows: int
+    micro_rows: int = 0  # rows that are computed at once
     epoch_tokens: int  # tokens of one pass over the training text
     step_seconds: float
     overhead_seconds: float
     kept_checkpoints: int
     data_bytes: int  # size of the shards
+    peak_memory_bytes: int = 0  # of real steps and saves, measured; 0: not measured
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The estimate, what it means for disk, and advice."""
+    """The estimate, what the run needs of disk and memory, and advice."""
 
     estimate: Estimate
     disk_bytes: int
+    peak_memory_bytes: int
     machine: Machine
     advice: list[str]
 
@@ -39,6 +42,7 @@ class Plan:
             "estimate": self.estimate.to_data(),
             "disk_bytes": self.disk_bytes,
             "free_disk_bytes": self.machine.free_disk_bytes,
+            "peak_memory_bytes": self.peak_memory_bytes,
             "memory_bytes": self.machine.memory_bytes,
             "advice": self.advice,
         }
@@ -62,9 +66,13 @@ def run(config: PlanConfig, machine: Machine) -> Plan:
     if disk > machine.free_disk_bytes:
         free = machine.free_disk_bytes
         found.append(f"the run needs {disk / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free; lower --train.keep")
+    have = f"{machine.memory_bytes / 1e9:.1f} GB are free"
     if made.state_bytes > machine.memory_bytes:
+        needs = f"weights, gradients and moments need {made.state_bytes / 1e9:.1f} GB"
+        found.append(f"{needs}, {have}; choose a smaller model")
+    elif config.peak_memory_bytes > machine.memory_bytes:
         found.append(
-            f"weights, gradients and moments need {made.state_bytes / 1e9:.1f} GB, {machine.memory_bytes / 1e9:.1f} GB "
-            "are free; choose a smaller model"
+            f"the run needs {config.peak_memory_bytes / 1e9:.1f} GB of memory, {have}; compute fewer rows at once "
+            f"(--train.micro_rows {max(1, config.micro_rows // 2)}; the result stays the same), or choose a smaller model"
         )
-    return Plan(made, disk, machine, found)
+    return Plan(made, disk, config.peak_memory_bytes, machine, found)

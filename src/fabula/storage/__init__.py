@@ -23,11 +23,12 @@ from fabula.storage.files import (
     write_json_lines,
     write_text,
 )
-from fabula.storage.folders import Unfinished, publish, publish_in_lives, remove, seal, set_aside, sweep
+from fabula.storage.folders import ACCOUNT, Unfinished, publish, publish_in_lives, remove, seal, set_aside, sweep
 from fabula.storage.lock import LOCK, Holder, check_held, holder, lock, refuse_if_held
 from fabula.storage.verification import MANIFEST, Known, examine, verify
 
 __all__ = [
+    "ACCOUNT",
     "LOCK",
     "MANIFEST",
     "Holder",

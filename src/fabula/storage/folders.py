@@ -16,7 +16,7 @@ from fabula.storage.files import hash_file, read_json, write_json
 from fabula.storage.verification import MANIFEST, sealed
 
 _UNFINISHED = ".unfinished-"
-_ACCOUNT = "account.json"
+ACCOUNT = "account.json"
 
 
 @contextlib.contextmanager
@@ -53,7 +53,7 @@ class Unfinished:
 
     def keep(self, account: Data) -> None:
         """Remember how far the folder is. The files must have been flushed by their writers."""
-        write_json(self.folder / _ACCOUNT, {"key": self.key, **account})
+        write_json(self.folder / ACCOUNT, {"key": self.key, **account})
         self.account = account
         faults.point("data.kept")
 
@@ -74,7 +74,7 @@ def publish_in_lives(final: Path, key: str, manifest: Data) -> Iterator[Unfinish
         account: Data = {}
         if building.is_dir():
             with contextlib.suppress(DamagedError):
-                account = read_json(building / _ACCOUNT)
+                account = read_json(building / ACCOUNT)
             if not isinstance(account, dict) or account.pop("key", None) != key:
                 account = {}
                 remove(building)
@@ -85,8 +85,9 @@ def publish_in_lives(final: Path, key: str, manifest: Data) -> Iterator[Unfinish
         faults.point("folder.begun")
         yield Unfinished(building, key, account)
         faults.point("folder.filled")
-        in_use.disk.unlink(building / _ACCOUNT)
         seal(building, manifest)
+        # Only now: whoever dies while hashing goes on from here.
+        in_use.disk.unlink(building / ACCOUNT)
         _swap(building, final)
 
 
@@ -98,7 +99,7 @@ def _refuse_a_file(final: Path) -> None:
 def seal(folder: Path, manifest: Data) -> None:
     """Flush every file of a folder and write its manifest last."""
     files: Data = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, ACCOUNT)):
         with path.open("rb+") as file:
             in_use.disk.sync_file(file)
         faults.point("folder.synced")
@@ -120,9 +121,8 @@ def _swap(building: Path, final: Path) -> None:
             _take_back(final, building)
             raise
         return
-    # One that stepped aside before must not be there, or come back, beside this one: `sweep` could not tell them apart.
+    # One that stepped aside before and could not be removed must not be there: `sweep` could not tell it from this one.
     sweep(final.parent)
-    in_use.disk.sync_folder(final.parent)
     with temporary_name(final, aside=True) as aside:
         in_use.disk.rename(final, aside)
         try:
@@ -134,6 +134,8 @@ def _swap(building: Path, final: Path) -> None:
             in_use.disk.rename(aside, final)
             _sync_if_possible(final.parent)
             raise
+    # Or a loss of power could bring the older one back, half removed.
+    _sync_if_possible(final.parent)
 
 
 def _rename_durably(building: Path, final: Path) -> None:
@@ -151,7 +153,7 @@ def _take_back(final: Path, building: Path) -> None:
 
 
 def _sync_if_possible(folder: Path) -> None:
-    # An error on the way out must not hide the one that led here.
+    # An error on the way out must not hide the one that led here, nor undo what is done.
     with contextlib.suppress(OSError):
         in_use.disk.sync_folder(folder)
 
@@ -199,4 +201,6 @@ def sweep(folder: Path) -> list[Path]:
                 continue
             remove(path)
             removed.append(path)
+        if removed:
+            _sync_if_possible(folder)
     return removed

@@ -111,7 +111,7 @@ def examine(
             yield manifest, f"{path}: not a manifest ({name!r} is no name of a file in this folder)"
             continue
         file = folder / name
-        if not file.is_file():
+        if not _is_file(file):
             yield manifest, f"{file}: missing, but listed in {MANIFEST}"
             continue
         size = file.stat().st_size
@@ -152,9 +152,18 @@ def _describes(facts: Any) -> bool:
     )
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for any file
+        return False
+
+
 def _is_inside(folder: Path, name: str) -> bool:
     """Whether a manifest's name leads to a place in its folder, whatever links there are."""
     try:
+        if name == Path(name).name and not (folder / name).is_symlink():
+            return True
         return (folder / name).resolve().is_relative_to(folder.resolve()) and ".." not in Path(name).parts
-    except (ValueError, OSError, RuntimeError):  # a zero byte, too long, links in a circle
+    except (ValueError, OSError, RuntimeError):  # a zero byte, links in a circle
         return False
