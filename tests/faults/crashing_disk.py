@@ -280,7 +280,7 @@ class PowerLoss:
         if self._bytes_kept == 1:
             return later[-1]
         new = chance.choice([later[-1], later[-1], *later])
-        common = len(os.path.commonprefix([old, new]))
+        common = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
         end = chance.choice([len(new), chance.randint(common, max(len(old), len(new)))])
         made = bytearray(new[:common])
         whole = chance.choice([common, common, chance.randint(common, len(new))])  # a prefix is there in any case
@@ -312,7 +312,7 @@ def _apply(change: Event, names: dict[str, int]) -> None:
 
 
 class FailingDisk(Disk):
-    """Refuses one call, as the system would: the `at`-th (from 0) with this error. Removing goes on as far as it can."""
+    """Refuses one call, as the system would: the `at`-th (from 0), with this error."""
 
     def __init__(self, at: int | None = None, number: int = errno.EIO, inner: Disk | None = None) -> None:
         self.at, self.number, self.inner = at, number, inner or Disk()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -11,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -169,10 +169,9 @@ def _failing(step: int, from_end: int, disk: CrashingDisk, tokenizer: Tokenizer)
         shutil.copytree(disk.root / RUN, elsewhere := disk.root.with_name(disk.root.name + "-counted"))
         save(elsewhere, step, tokenizer, seed=3)
     with used(FailingDisk(len(counting.calls) - from_end, errno.EIO, disk)):
-        try:
+        # What only clears up may fail without a word.
+        with contextlib.suppress(MachineError):
             _save(disk, tokenizer, step, seed=3)
-        except MachineError:
-            pass
     _save(disk, tokenizer, step, seed=4)
 
 
@@ -350,23 +349,6 @@ def test_death_between_any_two_calls(journals: Journals, tmp_path: Path, cases: 
 
 
 # ---- C1: death of a process --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def savers() -> Iterator[Savers]:
-    with Savers() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder in memory where there is one: what dies here does not need a disk."""
-    place = Path("/dev/shm")
-    if not os.access(place, os.W_OK):
-        yield tmp_path_factory.mktemp("memory")
-        return
-    with tempfile.TemporaryDirectory(prefix="fabula-test-", dir=place) as folder:
-        yield Path(folder)
 
 
 class Reference:
@@ -646,11 +628,14 @@ def _refuse_once(reference: Reference, run: Path, tokenizer: Tokenizer, name: st
     reference.copy(run)
     disk = FailingDisk(number, _REFUSALS[case % len(_REFUSALS)], QuickDisk())
     with used(disk):
+        said = ""
         try:
             work(run, tokenizer)
         except MachineError as error:
-            assert str(run) in str(error)
-            assert error.exit_code == 3
+            said = f"{error.exit_code} {error}"
+        if said:
+            assert str(run) in said
+            assert said.startswith("3 ")
         else:
             # Only the clearing up of what has no final name, and flushing that, goes on without an error.
             assert re.match(r"(remove_folder|unlink) .*/\.writing-|sync_folder .*/checkpoints$", disk.calls[number]), (
@@ -686,7 +671,10 @@ def test_a_device_that_is_always_full(tmp_path: Path, cases: int) -> None:
     (tmp_path / "log.txt").symlink_to("/dev/full")
     with pytest.raises(MachineError, match=r"log\.txt: the disk is full"):
         storage.append_line(tmp_path / "log.txt", "x")
-    with pytest.raises(MachineError, match="thing: the disk is full"), storage.publish(tmp_path / "thing") as building:
+    with (  # noqa: PT012
+        pytest.raises(MachineError, match="thing: the disk is full"),
+        storage.publish(tmp_path / "thing") as building,
+    ):
         (building / "big").symlink_to("/dev/full")
         (building / "big").write_bytes(bytes(5000))
     assert [p.name for p in tmp_path.iterdir()] == ["log.txt"]

@@ -7,7 +7,7 @@ import random
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fabula.report import charts
@@ -61,6 +61,7 @@ def test_few_points_are_shown_whole() -> None:
 
 
 @given(low=st.floats(-1e9, 1e9), span=st.floats(0, 1e9))
+@example(low=0.0, span=5e-324)
 def test_ticks_lie_inside_the_axis_and_differ(low: float, span: float) -> None:
     scale = charts.value_scale(low, low + span, "bits", below=0.1, above=0.1)
     assert scale.low < scale.high

@@ -127,11 +127,15 @@ def steps_within(low: float, high: float, step: float) -> list[float]:
     return [round(i * step, 12 - math.floor(math.log10(step))) for i in range(first, last + 1)]
 
 
+_LEAST_SPAN = 1e-200
+
+
 def value_scale(low: float, high: float, title: str, below: float = 0.0, above: float = 0.0, about: int = 5) -> Scale:
     """An axis for any quantity, widened by shares of its span so that curves do not touch the frame."""
-    span = (high - low) or abs(high) or 1.0
+    # A span too small to be divided into ticks is none.
+    span = next((s for s in (high - low, abs(high)) if s > _LEAST_SPAN), 1.0)
     low, high = low - below * span, high + above * span
-    if low == high:
+    if high - low <= _LEAST_SPAN:
         high = low + span
     step = nice_step(high - low, about)
     ticks = steps_within(low, high, step)

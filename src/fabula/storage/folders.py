@@ -121,8 +121,9 @@ def _swap(building: Path, final: Path) -> None:
             _take_back(final, building)
             raise
         return
-    # One that stepped aside before and could not be removed must not be there: `sweep` could not tell it from this one.
+    # One that stepped aside before must neither be there nor come back: `sweep` could not tell it from this one.
     sweep(final.parent)
+    in_use.disk.sync_folder(final.parent)
     with temporary_name(final, aside=True) as aside:
         in_use.disk.rename(final, aside)
         try:
