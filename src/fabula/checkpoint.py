@@ -262,7 +262,8 @@ def find(path: Path, which: str = "best") -> Checkpoint:
     """The checkpoint that MODEL means: a checkpoint folder itself, or `best`, `last` or `step-N` of a run folder."""
     if not path.exists():
         raise InputError(f"no model at {path}: neither a run folder nor a checkpoint")
-    if any((path / name).exists() for name in (*FILES, storage.MANIFEST)) or re.fullmatch(r"step-\d+", path.name):
+    remains = any((path / name).exists() for name in (*FILES, storage.MANIFEST))
+    if re.fullmatch(r"step-\d+", path.name) or (remains and not RunFolder(path).checkpoints.is_dir()):
         manifest = storage.verify(path, hashes=False)
         if manifest.get("kind") != "checkpoint":
             raise InputError(
@@ -391,12 +392,17 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise DamagedError(f"{path}: not a safetensors file that can be read ({error})") from None
 
 
-def trainer_state(checkpoint: Checkpoint) -> tuple[Data, dict[str, Any]]:
-    """What the trainer kept: plain data and named tensors."""
+def trainer_data(checkpoint: Checkpoint) -> Data:
+    """What the trainer kept as plain data."""
     data = storage.read_json(checkpoint.path / TRAINER)
     if not isinstance(data, dict):
         raise DamagedError(f"{checkpoint.path / TRAINER}: not what a trainer keeps; the file is damaged")
-    return data, dict(_tensors(checkpoint.path / OPTIMIZER))
+    return data
+
+
+def trainer_state(checkpoint: Checkpoint) -> tuple[Data, dict[str, Any]]:
+    """What the trainer kept: plain data and named tensors."""
+    return trainer_data(checkpoint), dict(_tensors(checkpoint.path / OPTIMIZER))
 
 
 def prune(run: Path, keep: int, known: storage.Known | None = None) -> list[Path]:

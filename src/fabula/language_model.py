@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,17 @@ from fabula.model.decoder import Decoder
 from fabula.tokenizer.base import Tokenizer
 
 
-def load(path: str | os.PathLike[str], checkpoint: str = "best", device: str = "auto") -> LanguageModel:
-    """The model of a run folder or checkpoint folder. `checkpoint` is best, last or step-N of a run."""
-    loaded = checkpoints.load(Path(path), checkpoint)
+def load(
+    path: str | os.PathLike[str],
+    checkpoint: str = "best",
+    device: str = "auto",
+    note: Callable[[str], None] | None = None,
+) -> LanguageModel:
+    """The model of a run folder or checkpoint folder. `checkpoint` is best, last or step-N of a run.
+
+    When the best or last one is damaged the next one is taken, and `note` is told (a warning without it).
+    """
+    loaded = checkpoints.load(Path(path), checkpoint, note)
     chosen = choose(device)
     return LanguageModel(loaded.model.to(chosen.torch), loaded.tokenizer, chosen, loaded.checkpoint)
 

@@ -306,8 +306,7 @@ class _Pipeline:
 
     def _is_last(self, newest: checkpoint.Checkpoint) -> bool:
         """Whether the newest checkpoint is whole and the end of its run; else the run goes on from what there is."""
-        planned = storage.read_json(newest.path / checkpoint.TRAINER).get("steps")
-        return self._verified(newest.path) and newest.step == planned
+        return self._verified(newest.path) and newest.step == checkpoint.trainer_data(newest).get("steps")
 
     def _train(
         self, preset: str, model: ModelConfig, tokenizer: Tokenizer, shards: Shards, key: str, inputs: Data

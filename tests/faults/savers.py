@@ -16,6 +16,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -29,6 +30,7 @@ from fabula.model.attention import GroupedQueryAttention
 from fabula.model.decoder import Decoder
 from fabula.model.ffn import SwigluFFN
 from fabula.tokenizer.base import FILE, Tokenizer
+from fabula.tokenizer.bpe import train_bpe
 from tests import tiny
 from tests.faults.forkserver import ForkServer, Process
 
@@ -58,7 +60,7 @@ class Savers(ForkServer):
         memory: int | None = None,
         go: Path | None = None,
     ) -> Process:
-        """Fork a process that calls `module:function`; with `go` it waits until that file is there."""
+        """Fork a process that calls `module:function`; with `go` it makes `go`-ready, and waits until `go` is there."""
         self._count += 1
         log = cwd / f"output-{self._count}.txt"
         request: dict[str, object] = {
@@ -82,8 +84,10 @@ def _become(request: dict[str, Any]) -> None:
     try:
         module, _, name = request["start"].partition(":")
         function = getattr(importlib.import_module(module), name)
-        while request["go"] and not os.path.exists(request["go"]):
-            time.sleep(0.002)
+        if request["go"]:
+            Path(request["go"] + "-ready").touch()
+            while not os.path.exists(request["go"]):
+                time.sleep(0.002)
         if request["largest_file"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"],) * 2)
         if request["memory"] is not None:
@@ -109,14 +113,16 @@ def _memory() -> int:
 
 def serve() -> None:
     """Read requests until there are no more, then kill what still runs."""
-    import safetensors.torch
-
     torch.set_num_threads(1)
-    safetensors.torch.load(safetensors.torch.save({"a": torch.zeros(3)}))
+    with tempfile.TemporaryDirectory() as folder:
+        # Saved and loaded once, so that what is imported late is there before the first fork.
+        save(Path(folder), 1, train_bpe(["el conejo y la zorra " * 50], 270))
+        checkpoint.trainer_state(checkpoint.load(Path(folder), "last", print).checkpoint)
     running: set[int] = set()
     for line in sys.stdin:
         request = json.loads(line)
         if "start" in request:
+            importlib.import_module(request["start"].partition(":")[0])  # once for all forks
             pid = os.fork()
             if pid == 0:
                 _become(request)

@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import save as to_safetensors
 
-from fabula import checkpoint, storage
+from fabula import checkpoint, pipeline, storage
 from fabula.checkpoint import CONFIG, FILES, OPTIMIZER, TRAINER, WEIGHTS, RunFolder
 from fabula.errors import DamagedError, DivergedError, InputError
 from fabula.storage.verification import sealed
@@ -188,7 +188,7 @@ class _Vocabulary:
         (folder / FILE).write_bytes(b"{}")
 
 
-@pytest.mark.row("C5", cases=1000, nightly=10_000)
+@pytest.mark.row("C5", cases=1000, nightly=5000)
 def test_a_good_one_is_always_left(memory: Path, cases: int) -> None:
     """Saves, refused saves, damage, restarts and pruning in any order."""
     config = small_model().config
@@ -410,7 +410,9 @@ def refuse(folder: str, sentinel: str) -> None:
     for work in (
         lambda: checkpoint.load(path),
         lambda: checkpoint.load(path.parents[1], "last", print),
-        lambda: checkpoint.trainer_state(checkpoint.find(path)),
+        # Past the checks that come before, too.
+        lambda: checkpoint.restore_weights(small_model(), checkpoint.Checkpoint(path, {})),
+        lambda: checkpoint.trainer_state(checkpoint.Checkpoint(path, {})),
         lambda: checkpoint.newest_sound(path.parents[1], print),
         lambda: list(checkpoint.examine(path.parents[1], lambda size: None)),
     ):
@@ -654,3 +656,27 @@ def _other_vocabulary(folder: Path, own: _Weights) -> Tree:
     content = content_of(folder)
     assert isinstance(content, dict)
     return {**content, WEIGHTS: to_safetensors(own)}
+
+
+@pytest.mark.row("C6", cases=12)
+def test_a_trainers_state_that_is_none(copied_run: Path, cases: int) -> None:
+    """Hashes that are right do not make it readable: `resume` says which file, without a traceback."""
+    newest = checkpoint.last(copied_run)
+    assert newest is not None
+    whole = storage.read_json(newest.path / checkpoint.TRAINER)
+    stages = storage.read_json(copied_run / "stages.json")
+    del stages["train"]
+    storage.write_json(copied_run / "stages.json", stages)
+    broken = [
+        *({k: v for k, v in whole.items() if k != gone} for gone in ("plan", "latest", "rng", "micro_rows", "spikes")),
+        *({**whole, name: "x"} for name in ("plan", "latest", "rng", "callbacks", "unapplied_in_row", "steps")),
+        [],
+    ]
+    assert len(broken) == cases
+    for state in broken:
+        storage.write_json(newest.path / checkpoint.TRAINER, state)
+        described = {k: v for k, v in newest.manifest.items() if k != "files"}
+        (newest.path / storage.MANIFEST).unlink()
+        storage.seal(newest.path, described)
+        with pytest.raises(DamagedError):
+            pipeline.resume(copied_run)

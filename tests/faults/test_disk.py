@@ -168,10 +168,10 @@ def _failing(step: int, from_end: int, disk: CrashingDisk, tokenizer: Tokenizer)
     with used(counting):
         shutil.copytree(disk.root / RUN, elsewhere := disk.root.with_name(disk.root.name + "-counted"))
         save(elsewhere, step, tokenizer, seed=3)
-    with used(FailingDisk(len(counting.calls) - from_end, errno.EIO, disk)):
-        # What only clears up may fail without a word.
-        with contextlib.suppress(MachineError):
-            _save(disk, tokenizer, step, seed=3)
+    failing = FailingDisk(len(counting.calls) - from_end, errno.EIO, disk)
+    # What only clears up may fail without a word.
+    with used(failing), contextlib.suppress(MachineError):
+        _save(disk, tokenizer, step, seed=3)
     _save(disk, tokenizer, step, seed=4)
 
 
@@ -382,6 +382,7 @@ class Reference:
 
     def copy(self, target: Path) -> Path:
         """The run of three checkpoints once more; its files are shared, since none is ever written in place."""
+        shutil.rmtree(target, ignore_errors=True)
         return Path(shutil.copytree(self.base, target, copy_function=os.link))
 
     def check(self, run: Path, process: Process) -> None:
@@ -454,7 +455,12 @@ def strace(savers: Savers) -> Callable[..., Process]:
 
     def start(run: Path, *options: str) -> Process:
         go = run.with_name(f"{run.name}-go")
+        for old in run.parent.glob(f"{go.name}*"):
+            old.unlink()
         process = savers.call("tests.faults.savers:save_again", run, cwd=run.parent, go=go)
+        while not go.with_name(f"{go.name}-ready").exists():
+            assert process.poll() is None, process.output
+            time.sleep(0.002)
         words = ["strace", "-f", "-y", "-s", "0", *options, "-p", str(process.pid)]
         with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as tracer:
             assert tracer.stderr is not None

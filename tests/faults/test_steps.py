@@ -25,6 +25,7 @@ from fabula.data.loader import Loader
 from fabula.data.shards import Shards
 from fabula.device import Device
 from fabula.errors import DivergedError, MachineError, Stopped
+from fabula.generate.config import GenerateConfig
 from fabula.losses import IGNORE, linear_cross_entropy_explicit
 from fabula.model.decoder import Decoder
 from fabula.progress import Silent, StopFlag
@@ -288,13 +289,13 @@ def test_planted_spikes_are_skipped_and_nothing_else(cases: int) -> None:
     """A falling, noisy curve with spikes of loss or norm in it."""
     for number in range(cases):
         chance = np.random.default_rng(number)
-        # What is skipped widens the window: a third one within 128 steps is seen, not any number of them.
-        planted = {*range(int(chance.integers(WINDOW + 1, 180)), 600, int(chance.integers(50, 120)))}
+        # What is skipped widens the window: a second one within 128 steps is always seen, a third not always.
+        planted = {*range(int(chance.integers(WINDOW + 1, 180)), 600, int(chance.integers(65, 130)))}
         spikes, idle = Spikes(6.0), Spikes(0.0)
         found = []
         for step in range(600):
             loss = 2 + 3 * math.exp(-step / 200) + chance.normal(0, 0.05)
-            norm = 0.5 + abs(chance.normal(0, 0.1))
+            norm = 0.6 + chance.normal(0, 0.03)
             if step in planted:
                 loss, norm = (loss * 4, norm) if number % 2 else (loss, norm * 20)
             assert idle.judge(loss, norm) is None
@@ -632,13 +633,13 @@ def test_fewer_rows_at_once_and_the_same_run(tiny_data: Shards, case: Any, cases
     assert finals[0] == pytest.approx(finals[1], abs=1e-5)
 
 
-@pytest.mark.row("R4", cases=6)
+@pytest.mark.row("R4", cases=3, nightly=6)
 def test_when_not_even_one_row_fits(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: int) -> None:
     """In the measuring phase and in the run itself: exit code 3, the numbers, and what is saved is whole."""
     tiny.write_recipe(tmp_path)
     for number in range(cases):
         error = list(SHORT)[number % 3]
-        where = "fabula.train.speed.NextToken" if number < 3 else "fabula.train.run.NextToken"
+        where = "fabula.train.speed.NextToken" if number % 2 else "fabula.train.run.NextToken"
         with monkeypatch.context() as patch:
             patch.setattr(where, lambda error=error: Hungry(0, error))
             code, out, err = cli("run", "tiny.toml", "--name", f"run-{number}")
@@ -651,14 +652,14 @@ def test_when_not_even_one_row_fits(cli: Any, tmp_path: Path, monkeypatch: pytes
         assert not checkpoint.checkpoints(tmp_path / "runs" / f"run-{number}")
 
 
-@pytest.mark.row("R4", cases=4)
+@pytest.mark.row("R4", cases=2, nightly=4)
 def test_no_memory_while_the_weights_move(
     tmp_path: Path, one_speed: None, monkeypatch: pytest.MonkeyPatch, cases: int
 ) -> None:
     """One optimizer has moved its weights, the other could not: that state is given up, and nothing of it is saved."""
     path = tiny.write_recipe(tmp_path)
     straight = pipeline.run(path, name="straight", runs=tmp_path).folder
-    for number, (error, at) in enumerate([("torch", 1), ("python", 9), ("allocator", 9), ("allocator", 24)][:cases]):
+    for number, (error, at) in enumerate([("torch", 1), ("allocator", 9), ("python", 9), ("allocator", 24)][:cases]):
         name = f"run-{number}"
         with monkeypatch.context() as patch:
             build = MuonConfig.build
@@ -722,7 +723,7 @@ def test_no_memory_around_the_steps(
         assert_alike(straight, tmp_path / name, name)
 
 
-@pytest.mark.row("R4", cases=6)
+@pytest.mark.row("R4", cases=3)
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_the_measuring_phase_halves_too(
     tiny_data: Shards, monkeypatch: pytest.MonkeyPatch, where: str, cases: int
@@ -730,32 +731,29 @@ def test_the_measuring_phase_halves_too(
     monkeypatch.setattr(speed, "_SECONDS", (0.0, 0.01))
     lengths = np.ones(tiny.VOCABULARY, dtype=np.int64)
     done = 0
-    for error in SHORT:
-        for rows, most in ((7, 3), (12, 2)):
-            monkeypatch.setattr(speed, "NextToken", lambda error=error, most=most: Hungry(most, error, where))
-            batch = Loader(tiny_data.train, tiny.CONTEXT, 0, True).batch(0, rows)
-            sizes: list[int] = []
-            score = speed.score_rows
+    for error, (rows, most) in zip(SHORT, ((7, 3), (12, 2), (5, 1)), strict=True):
+        monkeypatch.setattr(speed, "NextToken", lambda error=error, most=most: Hungry(most, error, where))
+        batch = Loader(tiny_data.train, tiny.CONTEXT, 0, True).batch(0, rows)
+        sizes: list[int] = []
+        score = speed.score_rows
 
-            def scoring(model: Any, parts: Any, *rest: Any, score: Any = score, sizes: Any = sizes) -> Any:
-                made = list(parts)
-                sizes.extend(part.tokens.shape[0] for part in made)
-                return score(model, made, *rest)
+        def scoring(model: Any, parts: Any, *rest: Any, score: Any = score, sizes: Any = sizes) -> Any:
+            made = list(parts)
+            sizes.extend(part.tokens.shape[0] for part in made)
+            return score(model, made, *rest)
 
-            monkeypatch.setattr(speed, "score_rows", scoring)
-            config = TrainConfig(budget="9steps", batch_tokens=rows * tiny.CONTEXT)
-            found = speed.measure(config, tiny.model_config(), batch, batch, lengths, rows, CPU, 0.0, StopFlag())
-            monkeypatch.setattr(speed, "score_rows", score)
-            small = halved(rows, most)
-            assert found.micro_rows == small
-            assert max(sizes) <= small, "what is scored must fit as well"
-            assert sum(sizes) == rows
-            from fabula.generate.config import GenerateConfig
-
-            plan = make_plan(config, tiny.model_config(), found, 100, 50, GenerateConfig(max_new_tokens=4))
-            assert (plan.micro_rows, plan.batch_rows) == (small, rows)
-            assert plan.rules["train.micro_rows"] == f"{small}: more rows at once did not fit into memory"
-            done += 1
+        monkeypatch.setattr(speed, "score_rows", scoring)
+        config = TrainConfig(budget="9steps", batch_tokens=rows * tiny.CONTEXT)
+        found = speed.measure(config, tiny.model_config(), batch, batch, lengths, rows, CPU, 0.0, StopFlag())
+        monkeypatch.setattr(speed, "score_rows", score)
+        small = halved(rows, most)
+        assert found.micro_rows == small
+        assert max(sizes) <= small, "what is scored must fit as well"
+        assert sum(sizes) == rows
+        plan = make_plan(config, tiny.model_config(), found, 100, 50, GenerateConfig(max_new_tokens=4))
+        assert (plan.micro_rows, plan.batch_rows) == (small, rows)
+        assert plan.rules["train.micro_rows"] == f"{small}: more rows at once did not fit into memory"
+        done += 1
     assert done == cases
 
 

@@ -44,7 +44,7 @@ def evaluate(
     from fabula.evaluate.config import EvaluateConfig
     from fabula.progress import stop_on_signals
 
-    loaded = checkpoints.load(model, checkpoint)
+    loaded = checkpoints.load(model, checkpoint, console.say)
     chosen = choose(device)
     config = build(EvaluateConfig, {"stride": stride, "validation_bytes": 0}, "evaluate")
     if config.stride > loaded.config.context_length:
@@ -121,7 +121,7 @@ def generate(
             "seed": seed,
         },
     )
-    lm = load(model, checkpoint, device)
+    lm = load(model, checkpoint, device, console.say)
     settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     pieces = []
     for index, piece in enumerate(lm.pieces(prompt, **settings)):

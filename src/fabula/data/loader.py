@@ -144,7 +144,7 @@ class _Ahead:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._ready.get_nowait()
-        self._worker.join(timeout=0.2)
+        self._worker.join(timeout=_LOOK)
 
     def _fill(self, loader: Loader, place: int, rows: int) -> None:
         try:

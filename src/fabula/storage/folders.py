@@ -88,6 +88,7 @@ def publish_in_lives(final: Path, key: str, manifest: Data) -> Iterator[Unfinish
         seal(building, manifest)
         # Only now: whoever dies while hashing goes on from here.
         in_use.disk.unlink(building / ACCOUNT)
+        in_use.disk.sync_folder(building)
         _swap(building, final)
 
 

@@ -8,6 +8,8 @@ same run.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from math import log
 from pathlib import Path
@@ -105,7 +107,8 @@ def run(
         seed_everything(seed)
     else:
         state, tensors = checkpoints.trainer_state(resumed)
-        plan = Plan(**state["plan"])
+        with _readable(resumed):
+            plan = Plan(**state["plan"])
         changed = checkpoints.changed_environment(resumed, environment(device))
         if changed:
             progress.note(
@@ -202,11 +205,24 @@ def _resume(
     tensors: dict[str, Any],
     latest: Latest,
 ) -> None:
-    if state["steps"] != trainer.steps:
-        raise DamagedError(f"{checkpoint.path}: planned for {state['steps']} steps, the run has {trainer.steps}")
+    if state.get("steps") != trainer.steps:
+        raise DamagedError(f"{checkpoint.path}: planned for {state.get('steps')} steps, the run has {trainer.steps}")
     checkpoints.restore_weights(model, checkpoint)
-    trainer.restore(state, tensors)
-    latest.restore(state["latest"])
+    with _readable(checkpoint):
+        trainer.restore(state, tensors)
+        latest.restore(state["latest"])
+
+
+@contextlib.contextmanager
+def _readable(checkpoint: checkpoints.Checkpoint) -> Iterator[None]:
+    """DamagedError where the trainer's state, though its hash is right, is not what a trainer keeps."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        raise DamagedError(
+            f"{checkpoint.path / checkpoints.TRAINER}: not what this version's trainer keeps "
+            f"({type(error).__name__}: {error}); use the version of fabula that wrote it"
+        ) from None
 
 
 def _require_disk(folder: RunFolder, model_config: ModelConfig, keep: int) -> None:

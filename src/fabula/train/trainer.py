@@ -328,9 +328,9 @@ class Trainer:
 
     def restore(self, data: Data, tensors: dict[str, Tensor]) -> None:
         """Continue from what `state` returned; the weights are restored by whoever loads them."""
-        self.step, self.tokens, self.seconds = data["step"], data["tokens"], data["seconds"]
-        self.micro_rows = min(self.micro_rows, data["micro_rows"])
-        self.unapplied_in_row = data["unapplied_in_row"]
+        self.step, self.tokens, self.seconds = int(data["step"]), int(data["tokens"]), float(data["seconds"])
+        self.micro_rows = min(self.micro_rows, int(data["micro_rows"]))
+        self.unapplied_in_row = int(data["unapplied_in_row"])
         self.spikes.restore(data["spikes"])
         for callback in self.callbacks:
             callback.restore(data["callbacks"].get(type(callback).__name__, {}))
