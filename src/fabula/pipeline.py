@@ -306,7 +306,11 @@ class _Pipeline:
 
     def _is_last(self, newest: checkpoint.Checkpoint) -> bool:
         """Whether the newest checkpoint is whole and the end of its run; else the run goes on from what there is."""
-        return self._verified(newest.path) and newest.step == checkpoint.trainer_data(newest).get("steps")
+        try:
+            storage.verify(newest.path)
+        except DamagedError:
+            return False  # training says so, and goes on from the one before
+        return newest.step == checkpoint.trainer_data(newest).get("steps")
 
     def _train(
         self, preset: str, model: ModelConfig, tokenizer: Tokenizer, shards: Shards, key: str, inputs: Data
