@@ -1,4 +1,4 @@
-"""A server like that of forkserver.py whose forks call one function of these tests, and the small things they save.
+"""Forks that call one function of these tests, and the small things they save.
 
     with Savers() as server:
         process = server.call("tests.faults.savers:save_again", run, faults="folder.renamed=kill", cwd=tmp_path)
@@ -13,14 +13,10 @@ import importlib
 import json
 import os
 import resource
-import signal
-import subprocess
-import sys
 import tempfile
 import time
-import traceback
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -32,23 +28,17 @@ from fabula.model.ffn import SwigluFFN
 from fabula.tokenizer.base import FILE, Tokenizer
 from fabula.tokenizer.bpe import train_bpe
 from tests import tiny
-from tests.faults.forkserver import ForkServer, Process
+from tests.faults.forks import Fork, Forks, Request, serve
 
 
-class Savers(ForkServer):
-    """The server; its forks cost hundredths of a second."""
+class Savers(Forks):
+    """The server."""
+
+    module = __name__
 
     def __enter__(self) -> Savers:
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.savers"],
-            cwd=Path(__file__).parents[2],
-            env=tiny.environment(TOKENIZERS_PARALLELISM="false"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._count = 0
-        return self
+        self._numbers = count(1)
+        return super().__enter__()
 
     def call(
         self,
@@ -59,51 +49,43 @@ class Savers(ForkServer):
         largest_file: int | None = None,
         memory: int | None = None,
         go: Path | None = None,
-    ) -> Process:
+    ) -> Fork:
         """Fork a process that calls `module:function`; with `go` it makes `go`-ready, and waits until `go` is there."""
-        self._count += 1
-        log = cwd / f"output-{self._count}.txt"
-        request: dict[str, object] = {
-            "start": function,
+        request: Request = {
+            "function": function,
             "arguments": [a if isinstance(a, (int, float)) else str(a) for a in arguments],
-            "log": str(log),
             "faults": faults,
             "largest_file": largest_file,
             "memory": memory,
             "go": str(go) if go else None,
         }
-        return Process(self, self.ask(request)["pid"], log)
+        return self.fork(request, cwd / f"output-{next(self._numbers)}.txt")
 
 
-def _become(request: dict[str, Any]) -> None:
-    os.setsid()
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
-    for number in (1, 2):
-        os.dup2(log, number)
-    code = 70
+def import_once(request: Request) -> None:
+    """Import a function's module for all forks."""
+    importlib.import_module(request["function"].partition(":")[0])
+
+
+def become(request: Request) -> int:
+    """Call the function; the exit code."""
+    module, _, name = request["function"].partition(":")
+    function = getattr(importlib.import_module(module), name)
+    if request["go"]:
+        Path(request["go"] + "-ready").touch()
+        while not os.path.exists(request["go"]):
+            time.sleep(0.002)
+    if request["largest_file"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"],) * 2)
+    if request["memory"] is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (_memory() + request["memory"],) * 2)
+    faults.arm(request["faults"])
     try:
-        module, _, name = request["start"].partition(":")
-        function = getattr(importlib.import_module(module), name)
-        if request["go"]:
-            Path(request["go"] + "-ready").touch()
-            while not os.path.exists(request["go"]):
-                time.sleep(0.002)
-        if request["largest_file"] is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"],) * 2)
-        if request["memory"] is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (_memory() + request["memory"],) * 2)
-        faults.arm(request["faults"])
         function(*request["arguments"])
-        code = 0
     except FabulaError as error:
         print(error)
-        code = error.exit_code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        return error.exit_code
+    return 0
 
 
 def _memory() -> int:
@@ -111,31 +93,12 @@ def _memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def serve() -> None:
-    """Read requests until there are no more, then kill what still runs."""
+def get_ready() -> None:
+    """Save and load once, so that what is imported late is there before the first fork."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        # Saved and loaded once, so that what is imported late is there before the first fork.
         save(Path(folder), 1, train_bpe(["el conejo y la zorra " * 50], 270))
         checkpoint.trainer_state(checkpoint.load(Path(folder), "last", print).checkpoint)
-    running: set[int] = set()
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "start" in request:
-            importlib.import_module(request["start"].partition(":")[0])  # once for all forks
-            pid = os.fork()
-            if pid == 0:
-                _become(request)
-            running.add(pid)
-            answer: dict[str, int | None] = {"pid": pid}
-        else:
-            done, status = os.waitpid(request["poll"], os.WNOHANG)
-            if done:
-                running.discard(done)
-            answer = {"code": os.waitstatus_to_exitcode(status) if done else None}
-        print(json.dumps(answer), flush=True)
-    for pid in running:
-        os.kill(pid, signal.SIGKILL)
 
 
 # ---- what is saved -----------------------------------------------------------------------------------------
@@ -197,4 +160,5 @@ def save_one(run: str, step: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    get_ready()
+    serve(become, import_once)

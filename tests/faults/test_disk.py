@@ -39,7 +39,8 @@ from tests.faults.crashing_disk import (
     content_of,
     used,
 )
-from tests.faults.forkserver import ForkServer, Process
+from tests.faults.forks import Fork
+from tests.faults.forkserver import ForkServer
 from tests.faults.savers import STAGES, Savers, save
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, forks and folders that can be flushed")
@@ -385,7 +386,7 @@ class Reference:
         shutil.rmtree(target, ignore_errors=True)
         return Path(shutil.copytree(self.base, target, copy_function=os.link))
 
-    def check(self, run: Path, process: Process) -> None:
+    def check(self, run: Path, process: Fork) -> None:
         """After a death: what was announced is there, bit-exact, or what came next; the same work can be done again."""
         stage = len([line for line in process.output.splitlines() if line in STAGES])
         notes: list[str] = []
@@ -448,12 +449,12 @@ _CALLS = "write,pwrite64,ftruncate,fsync,fdatasync,rename,renameat,renameat2,mkd
 
 
 @pytest.fixture(scope="module")
-def strace(savers: Savers) -> Callable[..., Process]:
+def strace(savers: Savers) -> Callable[..., Fork]:
     """Start a fork under strace with these options."""
     if shutil.which("strace") is None:
         pytest.skip("no strace here: the named points and the recorded disk stand for it")
 
-    def start(run: Path, *options: str) -> Process:
+    def start(run: Path, *options: str) -> Fork:
         go = run.with_name(f"{run.name}-go")
         for old in run.parent.glob(f"{go.name}*"):
             old.unlink()
@@ -480,7 +481,7 @@ def strace(savers: Savers) -> Callable[..., Process]:
 
 
 @pytest.fixture(scope="module")
-def trace(strace: Callable[..., Process], reference: Reference, memory: Path) -> list[str]:
+def trace(strace: Callable[..., Fork], reference: Reference, memory: Path) -> list[str]:
     """The calls of one undisturbed process, in strace's words."""
     folder = memory / "trace"
     folder.mkdir()
@@ -491,7 +492,7 @@ def trace(strace: Callable[..., Process], reference: Reference, memory: Path) ->
 
 @pytest.mark.row("C1", cases=24, nightly=250)
 def test_killed_at_calls_of_the_system(
-    strace: Callable[..., Process], trace: list[str], reference: Reference, memory: Path, cases: int
+    strace: Callable[..., Fork], trace: list[str], reference: Reference, memory: Path, cases: int
 ) -> None:
     """SIGKILL on entering a call: every K-th one of a kind, over all kinds that write."""
     counts: dict[str, int] = {}
@@ -756,7 +757,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def _is_stopped(process: Process) -> bool:
+def _is_stopped(process: Fork) -> bool:
     return Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
 
 

@@ -27,7 +27,8 @@ from fabula.data.shards import Shards
 from fabula.progress import Silent, StopFlag
 from fabula.tokenizer.base import Tokenizer
 from tests import tiny
-from tests.faults.preparing import POISON, Child, Server, poison, poisoned_command
+from tests.faults.forks import Fork
+from tests.faults.preparing import POISON, Server, poison, poisoned_command, workers_of
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 
@@ -44,7 +45,7 @@ class Prepared:
     contents: dict[str, str]
     seconds: float
 
-    def start(self, out: Path, **more: Any) -> Child:
+    def start(self, out: Path, **more: Any) -> Fork:
         """A process that prepares this text."""
         return self.server.start(self.settings(out, **more), out.parent.with_suffix(".log"))
 
@@ -178,7 +179,7 @@ def test_killed_processes_that_tokenize(prepared: Prepared, tmp_path: Path, case
         child = prepared.start(out, workers=1 + case % 2, faults=slow)
         while child.poll() is None:
             time.sleep(chance.uniform(0.2, 0.8))
-            for process in child.workers():
+            for process in workers_of(child):
                 if chance.random() < 0.7:
                     process.kill()
         assert child.wait() == 0, child.output
@@ -285,13 +286,13 @@ def test_a_process_that_is_busy_does_not_outlive_its_parent(
     """Also in the middle of a text that takes minutes; and the death of a busy one is seen at once."""
     settings = {**prepared.settings(tmp_path / "out" / "data"), "source": str(poisonous("text"))}
     child = prepared.server.start({**settings, "workers": 1, "poison": "hang"}, tmp_path / "log")
-    while not child.workers():
+    while not workers_of(child):
         time.sleep(0.01)
     time.sleep(0.7)
-    (first,) = child.workers()
+    (first,) = workers_of(child)
     first.kill()
     began = time.monotonic()
-    while not (others := [p for p in child.workers() if p.pid != first.pid]):
+    while not (others := [p for p in workers_of(child) if p.pid != first.pid]):
         assert time.monotonic() - began < 5
         time.sleep(0.01)
     time.sleep(0.5)

@@ -23,7 +23,8 @@ from fabula.progress import Silent
 from fabula.train.speed import Speed
 from tests import tiny
 from tests.faults.alike import assert_alike
-from tests.faults.forkserver import ForkServer, Process
+from tests.faults.forks import Fork
+from tests.faults.forkserver import ForkServer
 
 SPEED = Speed(step=0.1, evaluation_row=0.01, sampled_token=0.001, save=0.05)
 
@@ -260,7 +261,7 @@ def server() -> Iterator[ForkServer]:
 WAITS = "train.step=sleep:30@4"
 
 
-def hold(server: ForkServer, folder: Path, command: str) -> tuple[Process, Path]:
+def hold(server: ForkServer, folder: Path, command: str) -> tuple[Fork, Path]:
     """A process that holds a folder and stays, and the folder."""
     tiny.write_recipe(folder)
     if command == "data":
@@ -295,12 +296,12 @@ def words_for(command: str) -> tuple[Any, ...]:
     }[command]
 
 
-def kill(process: Process) -> None:
+def kill(process: Fork) -> None:
     process.send(signal.SIGKILL)
     process.wait()
 
 
-def assert_refused(process: Process, by: int, began: float) -> float:
+def assert_refused(process: Fork, by: int, began: float) -> float:
     """Ended with exit code 3, naming host and process; returns the seconds it took."""
     code = process.wait(20)
     took = time.monotonic() - began

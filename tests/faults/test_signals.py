@@ -13,7 +13,8 @@ import pytest
 from fabula import checkpoint, storage
 from tests import tiny
 from tests.faults.alike import assert_alike
-from tests.faults.forkserver import ForkServer, Process
+from tests.faults.forks import Fork
+from tests.faults.forkserver import ForkServer
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and POSIX signals")
 
@@ -50,7 +51,7 @@ def straight(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder / "runs" / "tiny"
 
 
-def check_left(process: Process, code: int) -> None:
+def check_left(process: Fork, code: int) -> None:
     """It left in order: the right exit code, the way to go on, no traceback."""
     assert process.code == code, process.output
     last = process.output.splitlines()[-1]
@@ -130,7 +131,7 @@ def test_a_signal_while_everything_is_still_being_imported(tmp_path: Path, cases
         assert b"Traceback" not in err, tiny.tail(err, 20)
 
 
-def _wait(ready, process: Process, timeout: float = 40) -> None:  # type: ignore[no-untyped-def]
+def _wait(ready, process: Fork, timeout: float = 40) -> None:  # type: ignore[no-untyped-def]
     end = time.monotonic() + timeout
     while not ready():
         assert process.poll() is None, process.output
