@@ -21,7 +21,7 @@ import pytest
 import torch
 from safetensors.torch import save as to_safetensors
 
-from fabula import checkpoint, pipeline, storage
+from fabula import checkpoint, pipeline, storage, verify
 from fabula.checkpoint import CONFIG, FILES, OPTIMIZER, TRAINER, WEIGHTS, RunFolder
 from fabula.errors import DamagedError, DivergedError, InputError
 from fabula.storage.verification import sealed
@@ -420,7 +420,7 @@ def refuse(folder: str, sentinel: str) -> None:
         lambda: checkpoint.restore_weights(small_model(), checkpoint.Checkpoint(path, {})),
         lambda: checkpoint.trainer_state(checkpoint.Checkpoint(path, {})),
         lambda: checkpoint.newest_sound(path.parents[1], print),
-        lambda: list(checkpoint.examine(path.parents[1], lambda size: None)),
+        lambda: list(verify.examine(path.parents[1], lambda size: None)),
     ):
         try:
             work()

@@ -16,12 +16,12 @@ Anything = Annotated[Path, Parameter(help="a run, checkpoint, data or tokenizer 
 
 def verify(path: Anything, /, *, json: Json = False) -> None:
     """Hash everything of a run, a checkpoint or shards and compare it with what was written; exit 4 if it differs."""
-    from fabula import checkpoint
+    from fabula import verify as stage
 
-    folders = checkpoint.folders_to_examine(path)
+    folders = stage.folders_to_examine(path)
     total = sum(f.stat().st_size for folder in folders for f in folder.rglob("*") if f.is_file())
     with console.Watcher().task("verifying", total, "bytes") as task:
-        found = list(checkpoint.examine(path, task.advance))
+        found = list(stage.examine(path, task.advance))
     problems = [f for f in found if f.problem is not None]
     sound = [f for f in found if f.problem is None]
     if json:
