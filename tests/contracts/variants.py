@@ -68,6 +68,9 @@ def variants() -> list[tuple[str, ModelConfig]]:
     for heads, n_kv_heads in (("multi_head", 4), ("one_shared_head", 1)):
         found.append((heads, config(attention=example(mixers.get("gqa"), n_kv_heads=n_kv_heads))))
     found += [("untied", config(tied=False)), ("head_bias", config(head_bias=True)), ("dropout", config(dropout=0.5))]
+    found += [(placement, config(placement=placement)) for placement in ("post", "sandwich")]
+    found += [("no_final_norm", config(placement="post", final_norm=False))]
+    found += [("scaled_embedding", config(embedding_scale="sqrt_width"))]
     return found
 
 

@@ -40,8 +40,18 @@ def test_nima_has_the_published_count(vocab_size: int) -> None:
     assert config.n_params() == 3_290_624 + 256 * vocab_size
 
 
+@pytest.mark.parametrize(
+    ("name", "without_words"), [("nima-small", 85_842_432), ("nima-medium", 303_360_000), ("nima-tiny", 3_290_624)]
+)
+def test_post_norm_has_as_many_numbers(name: str, without_words: int) -> None:
+    for placement in ("pre", "post"):
+        config = dataclasses.replace(presets.get(name).config, placement=placement)
+        assert config.n_params() == without_words + config.d_model * config.vocab_size
+
+
 def test_lillm_has_the_published_count() -> None:
     assert presets.get("lillm-39m").config.n_params() == 39_596_544
+    assert presets.get("lillm-300m").config.n_params() == 291_554_304
 
 
 def good(section: dict[str, Any]) -> ModelConfig:

@@ -9,8 +9,8 @@ from torch import nn
 
 from fabula.losses import linear_cross_entropy
 from fabula.model.attention import GroupedQueryAttention, attend_explicit
-from fabula.model.block import Block
-from fabula.model.ffn import GeluFFN, ReluFFN, SwigluFFN
+from fabula.model.block import Block, Placement
+from fabula.model.ffn import GegluFFN, GeluFFN, GluFFN, ReluFFN, SquaredReluFFN, SwigluFFN
 from fabula.model.masks import causal
 from fabula.model.norms import LayerNormConfig, RMSNormConfig
 
@@ -83,9 +83,35 @@ def test_feed_forward_networks() -> None:
         reference = nn.Sequential(nn.Linear(6, 9), activation, nn.Linear(9, 6))
         reference.load_state_dict(dict(zip(reference.state_dict(), ours.state_dict().values(), strict=True)))
         close(ours(x), reference(x))
-    gated = SwigluFFN(d_ff=9).build(6)
-    gate, up, down = (gated.get_submodule(n).weight for n in ("gate", "up", "down"))
-    close(gated(x), (F.silu(x @ gate.t()) * (x @ up.t())) @ down.t())
+    squared = SquaredReluFFN(d_ff=9).build(6)
+    up, down = (squared.get_submodule(n).weight for n in ("up", "down"))
+    close(squared(x), (x @ up.t()).clamp(min=0).pow(2) @ down.t())
+    for made, activate in (
+        (SwigluFFN(d_ff=9), F.silu),
+        (GluFFN(d_ff=9), torch.sigmoid),
+        (GegluFFN(d_ff=9), lambda z: F.gelu(z, approximate="tanh")),
+        (GegluFFN(d_ff=9, tanh=False), F.gelu),
+    ):
+        gated = made.build(6)
+        gate, up, down = (gated.get_submodule(n).weight for n in ("gate", "up", "down"))
+        close(gated(x), (activate(x @ gate.t()) * (x @ up.t())) @ down.t())
+
+
+def test_a_gated_linear_unit_is_torchs() -> None:
+    x = torch.randn(2, 3, 6)
+    ours = GluFFN(d_ff=9).build(6)
+    gate, up, down = (ours.get_submodule(n).weight for n in ("gate", "up", "down"))
+    close(ours(x), F.linear(F.glu(F.linear(x, torch.cat((up, gate)))), down))
+
+
+def test_a_centred_norm_scales_by_one_plus_its_weight() -> None:
+    x, weight = torch.randn(2, 3, 6), torch.randn(6)
+    ours, reference = RMSNormConfig(eps=1e-5, centred=True).build(6), nn.RMSNorm(6, eps=1e-5)
+    close(ours(x), reference(x))  # as they start
+    with torch.no_grad():
+        ours.weight.copy_(weight)
+        reference.weight.copy_(1 + weight)
+    close(ours(x), reference(x))
 
 
 def test_cross_entropy() -> None:
@@ -99,13 +125,14 @@ def test_cross_entropy() -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_a_layer_is_torchs_pre_norm_encoder_layer(activation: str) -> None:
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_a_layer_is_torchs_encoder_layer(activation: str, placement: Placement) -> None:
     reference = nn.TransformerEncoderLayer(
-        12, 3, 20, dropout=0.0, activation=activation, batch_first=True, norm_first=True
+        12, 3, 20, dropout=0.0, activation=activation, batch_first=True, norm_first=placement == "pre"
     )
     attention = GroupedQueryAttention(n_heads=3, n_kv_heads=3, head_dim=4, qkv_bias=True, out_bias=True)
     ffn = ReluFFN(d_ff=20, bias=True) if activation == "relu" else GeluFFN(d_ff=20, bias=True, tanh=False)
-    ours = Block(12, attention, ffn, LayerNormConfig(), 0.0)
+    ours = Block(12, attention, ffn, LayerNormConfig(), placement, 0.0)
     theirs = reference.state_dict()
     weights, biases = theirs["self_attn.in_proj_weight"].chunk(3), theirs["self_attn.in_proj_bias"].chunk(3)
     names = {

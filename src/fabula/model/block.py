@@ -1,6 +1,13 @@
-"""How are attention and feed-forward wired into the residual stream? Pre-norm: x + f(norm(x)) (arXiv:2002.04745)."""
+"""How are attention and feed-forward wired into the residual stream?
+
+pre        x + f(norm(x))           (arXiv:2002.04745)
+post       norm(x + f(x))           (arXiv:1706.03762)
+sandwich   x + norm(f(norm(x)))     (arXiv:2105.13290; Gemma 2 and 3)
+"""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -10,19 +17,42 @@ from fabula.model.ffn import FFNConfig
 from fabula.model.norms import NormConfig
 from fabula.model.positions import Tables
 
+Placement = Literal["pre", "post", "sandwich"]
+
+
+def norms_in_block(placement: Placement) -> int:
+    """Norms in one block."""
+    return 4 if placement == "sandwich" else 2
+
 
 class Block(nn.Module):
     """One layer: (B, T, D) to (B, T, D)."""
 
-    def __init__(self, d_model: int, attention: MixerConfig, ffn: FFNConfig, norm: NormConfig, dropout: float) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        attention: MixerConfig,
+        ffn: FFNConfig,
+        norm: NormConfig,
+        placement: Placement,
+        dropout: float,
+    ) -> None:
         super().__init__()
+        self.placement = placement
         self.attention_norm = norm.build(d_model)
         self.attention = attention.build(d_model)
         self.ffn_norm = norm.build(d_model)
         self.ffn = ffn.build(d_model)
+        outer = placement == "sandwich"
+        self.attention_out_norm = norm.build(d_model) if outer else nn.Identity()
+        self.ffn_out_norm = norm.build(d_model) if outer else nn.Identity()
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor, tables: Tables | None, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), tables, mask, cache))
-        x = x + self.dropout(self.ffn(self.ffn_norm(x)))
-        return x
+        if self.placement == "post":
+            x = self.attention_norm(x + self.dropout(self.attention(x, tables, mask, cache)))
+            out: Tensor = self.ffn_norm(x + self.dropout(self.ffn(x)))
+            return out
+        mixed = self.attention(self.attention_norm(x), tables, mask, cache)
+        x = x + self.dropout(self.attention_out_norm(mixed))
+        return x + self.dropout(self.ffn_out_norm(self.ffn(self.ffn_norm(x))))

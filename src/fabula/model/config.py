@@ -6,10 +6,13 @@ that.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from fabula.config import setting
 from fabula.model.attention import MixerConfig
+from fabula.model.block import Placement, norms_in_block
 from fabula.model.ffn import FFNConfig
 from fabula.model.init import InitConfig
 from fabula.model.norms import NormConfig
@@ -27,7 +30,12 @@ class ModelConfig:
     attention: MixerConfig = setting(doc="how positions exchange information")
     position: PositionConfig = setting(doc="how positions are told apart")
     ffn: FFNConfig = setting(doc="the network at each position")
-    norm: NormConfig = setting(doc="the normalisation before each part and at the end")
+    norm: NormConfig = setting(doc="the normalisation around each part and at the end")
+    placement: Placement = setting(
+        "pre", "norms before each part, after the sum (post), or before and after (sandwich)"
+    )
+    final_norm: bool = setting(True, "a norm after the last block; post-norm blocks end with one of their own")
+    embedding_scale: float | Literal["sqrt_width"] = setting(1.0, "what token embeddings are multiplied by")
     tied: bool = setting(True, "the head uses the embedding's weights")
     head_bias: bool = setting(False, "bias of the head")
     dropout: float = setting(0.0, "share of activations dropped in training")
@@ -39,7 +47,18 @@ class ModelConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1")
+        if self.placement == "sandwich" and self.init.output == "zero":
+            raise ValueError(
+                'placement="sandwich" normalises what each part gives: init.output="zero" would divide nothing by '
+                'nothing; use init.output = "same" or "depth_scaled"'
+            )
+        if self.embedding_scale != "sqrt_width" and not 0 < self.embedding_scale < math.inf:
+            raise ValueError(f"embedding_scale={self.embedding_scale} must be above 0, or sqrt_width")
         self.position.check(self.d_model, self.attention.rotary_width())
+
+    def embedding_factor(self) -> float:
+        """What token embeddings are multiplied by; the square root of the width in the first Transformer and Gemma."""
+        return self.d_model**0.5 if self.embedding_scale == "sqrt_width" else float(self.embedding_scale)
 
     def parts(self) -> dict[str, int]:
         """Parameters by part, in the order a token meets them; their sum is `n_params()`."""
@@ -49,7 +68,7 @@ class ModelConfig:
             "positions": self.position.n_params(d, self.context_length),
             "attention": n * self.attention.n_params(d),
             "ffn": n * self.ffn.n_params(d),
-            "norms": (2 * n + 1) * self.norm.n_params(d),
+            "norms": (norms_in_block(self.placement) * n + self.final_norm) * self.norm.n_params(d),
             "head": (0 if self.tied else self.vocab_size * d) + self.vocab_size * self.head_bias,
         }
 

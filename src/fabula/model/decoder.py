@@ -28,10 +28,11 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.position = config.position.build(config.d_model, config.context_length, config.attention.rotary_width())
         self.blocks = nn.ModuleList(
-            Block(config.d_model, config.attention, config.ffn, config.norm, config.dropout)
+            Block(config.d_model, config.attention, config.ffn, config.norm, config.placement, config.dropout)
             for _ in range(config.n_layers)
         )
-        self.norm = config.norm.build(config.d_model)
+        self.norm = config.norm.build(config.d_model) if config.final_norm else nn.Identity()
+        self.embedding_factor = config.embedding_factor()
         self.head = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.head_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
         outputs = [
@@ -72,7 +73,10 @@ class Decoder(nn.Module):
                 raise ValueError("documents and a cache cannot be combined: a cache holds one document a row")
             mask = masks.same_document(documents) & masks.causal(tokens.shape[1], tokens.shape[1], tokens.device)
             mask = mask.unsqueeze(1)
-        x = self.position.embed(self.embedding(tokens), positions)
+        x = self.embedding(tokens)
+        if self.embedding_factor != 1:
+            x = x * self.embedding_factor
+        x = self.position.embed(x, positions)
         tables = self.position.tables(positions)
         for index, block in enumerate(self.blocks):
             x = block(x, tables, mask, None if cache is None else cache.layers[index])

@@ -1,4 +1,4 @@
-"""What happens at each position by itself? Two-layer networks, plain (ReLU, GELU) and gated (SwiGLU).
+"""What happens at each position by itself? Two-layer networks, plain (ReLU, GELU, ReLU²) and gated (GLU and kin).
 
 Shapes: (B, T, D) to (B, T, D) through a hidden width F.
 """
@@ -72,6 +72,27 @@ class GeluFFN(FFNConfig):
         return Plain(d_model, self.d_ff, self.bias, nn.GELU(approximate="tanh" if self.tanh else "none"))
 
 
+@ffns.register("relu2")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SquaredReluFFN(FFNConfig):
+    """down(relu(up(x))²) (arXiv:2109.08668)."""
+
+    def build(self, d_model: int) -> FFN:
+        return Plain(d_model, self.d_ff, self.bias, SquaredReLU())
+
+
+@ffns.register("glu")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GluFFN(FFNConfig):
+    """down(sigmoid(gate(x)) * up(x)) (arXiv:1612.08083, as a network in arXiv:2002.05202)."""
+
+    def n_matrices(self) -> int:
+        return 3
+
+    def build(self, d_model: int) -> FFN:
+        return Gated(d_model, self.d_ff, self.bias, nn.Sigmoid())
+
+
 @ffns.register("swiglu")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SwigluFFN(FFNConfig):
@@ -81,7 +102,26 @@ class SwigluFFN(FFNConfig):
         return 3
 
     def build(self, d_model: int) -> FFN:
-        return Swiglu(d_model, self.d_ff, self.bias)
+        return Gated(d_model, self.d_ff, self.bias, nn.SiLU())
+
+
+@ffns.register("geglu")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GegluFFN(FFNConfig):
+    """down(gelu(gate(x)) * up(x)) (arXiv:2002.05202); the tanh approximation is Gemma's."""
+
+    tanh: bool = setting(True, "the tanh approximation instead of the exact form")
+
+    def n_matrices(self) -> int:
+        return 3
+
+    def build(self, d_model: int) -> FFN:
+        return Gated(d_model, self.d_ff, self.bias, nn.GELU(approximate="tanh" if self.tanh else "none"))
+
+
+class SquaredReLU(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
 
 
 class Plain(FFN):
@@ -99,15 +139,16 @@ class Plain(FFN):
         return [self.down]
 
 
-class Swiglu(FFN):
-    def __init__(self, d_model: int, d_ff: int, bias: bool) -> None:
+class Gated(FFN):
+    def __init__(self, d_model: int, d_ff: int, bias: bool, activation: nn.Module) -> None:
         super().__init__()
         self.gate = nn.Linear(d_model, d_ff, bias=bias)
         self.up = nn.Linear(d_model, d_ff, bias=bias)
+        self.activation = activation
         self.down = nn.Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
+        out: Tensor = self.down(self.activation(self.gate(x)) * self.up(x))
         return out
 
     def output_projections(self) -> list[nn.Linear]:

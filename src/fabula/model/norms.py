@@ -54,23 +54,29 @@ class LayerNormConfig(NormConfig):
 class RMSNormConfig(NormConfig):
     """Root mean square 1 over the width, then scale (arXiv:1910.07467)."""
 
+    centred: bool = setting(False, "scale by 1 + weight, the weight starting at 0 (Gemma): decay pulls towards 1")
+
     def n_params(self, d_model: int) -> int:
         return d_model
 
     def build(self, d_model: int) -> nn.Module:
-        return RMSNorm(d_model, self.eps)
+        return RMSNorm(d_model, self.eps, self.centred)
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis, computed in float32 whatever the input's format."""
+    """x / rms(x) * scale over the last axis, computed in float32 whatever the input's format.
 
-    def __init__(self, width: int, eps: float) -> None:
+    The scale is the weight, or 1 + weight when it is centred.
+    """
+
+    def __init__(self, width: int, eps: float, centred: bool = False) -> None:
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
+        self.eps, self.centred = eps, centred
+        self.weight = nn.Parameter(torch.zeros(width) if centred else torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = _RMSNormFunction.apply(x.float(), self.weight.float(), self.eps)  # type: ignore[no-untyped-call]
+        scale = 1 + self.weight.float() if self.centred else self.weight.float()
+        out: Tensor = _RMSNormFunction.apply(x.float(), scale, self.eps)  # type: ignore[no-untyped-call]
         return out.to(x.dtype)
 
 

@@ -72,6 +72,14 @@ presets.add(
     _fabula(30_747_264, d_model=512, n_layers=9, heads=(8, 4), d_ff=1408, vocab=8192, context=512),
 )
 presets.add(
+    "fabula-100m",
+    _fabula(100_687_360, d_model=768, n_layers=14, heads=(12, 4), d_ff=2048, vocab=16_384, context=1024),
+)
+presets.add(
+    "fabula-350m",
+    _fabula(350_175_744, d_model=1280, n_layers=18, heads=(20, 5), d_ff=3392, vocab=32_768, context=2048),
+)
+presets.add(
     "alexandria-9m",
     Preset(
         ModelConfig(
@@ -89,42 +97,47 @@ presets.add(
         "Alexandria 1.1; the head has no bias so that a stock GPT-2 class can load it (head_bias = true restores it)",
     ),
 )
-presets.add(
-    "nima-tiny",
-    Preset(
-        ModelConfig(
-            vocab_size=2048,
-            context_length=512,
-            d_model=256,
-            n_layers=4,
-            attention=GroupedQueryAttention(n_heads=4, n_kv_heads=4, head_dim=64, qkv_bias=True, out_bias=True),
-            position=LearnedPositions(),
-            ffn=ReluFFN(d_ff=1024, bias=True),
-            norm=LayerNormConfig(eps=1e-5),
-            tied=True,
-        ),
-        3_290_624 + 256 * 2048,
-        "Nima, GPT-style decoder: 3,290,624 + 256 for each word of the vocabulary, pre-norm with a final norm",
-    ),
-)
-presets.add(
-    "lillm-39m",
-    Preset(
-        ModelConfig(
-            vocab_size=8192,
-            context_length=512,
-            d_model=512,
-            n_layers=12,
-            attention=GroupedQueryAttention(n_heads=16, n_kv_heads=8, head_dim=32),
-            position=Rope(theta=10_000.0),
-            ffn=SwigluFFN(d_ff=1408),
-            norm=RMSNormConfig(eps=1e-6),
-            tied=True,
-        ),
-        39_596_544,
-        "lilLM; the shape of Llama 3 (arXiv:2407.21783)",
-    ),
-)
+
+
+def _nima(*, d_model: int, n_layers: int, context: int, vocab: int, without_words: int) -> Preset:
+    heads = d_model // 64
+    config = ModelConfig(
+        vocab_size=vocab,
+        context_length=context,
+        d_model=d_model,
+        n_layers=n_layers,
+        attention=GroupedQueryAttention(n_heads=heads, n_kv_heads=heads, head_dim=64, qkv_bias=True, out_bias=True),
+        position=LearnedPositions(),
+        ffn=ReluFFN(d_ff=4 * d_model, bias=True),
+        norm=LayerNormConfig(eps=1e-5),
+        tied=True,
+    )
+    told = f"Nima, GPT-style decoder: {without_words:,} + {d_model:,} for each word of the vocabulary, pre-norm with a "
+    return Preset(config, without_words + d_model * vocab, f"{told}final norm (post-norm has as many)")
+
+
+presets.add("nima-tiny", _nima(d_model=256, n_layers=4, context=512, vocab=2048, without_words=3_290_624))
+presets.add("nima-small", _nima(d_model=768, n_layers=12, context=1024, vocab=8192, without_words=85_842_432))
+presets.add("nima-medium", _nima(d_model=1024, n_layers=24, context=1024, vocab=8192, without_words=303_360_000))
+
+
+def _lillm(n_params: int, *, d_model: int, n_layers: int, head_dim: int, d_ff: int) -> Preset:
+    config = ModelConfig(
+        vocab_size=8192,
+        context_length=512,
+        d_model=d_model,
+        n_layers=n_layers,
+        attention=GroupedQueryAttention(n_heads=16, n_kv_heads=8, head_dim=head_dim),
+        position=Rope(theta=10_000.0),
+        ffn=SwigluFFN(d_ff=d_ff),
+        norm=RMSNormConfig(eps=1e-6),
+        tied=True,
+    )
+    return Preset(config, n_params, "lilLM; the shape of Llama 3 (arXiv:2407.21783)")
+
+
+presets.add("lillm-39m", _lillm(39_596_544, d_model=512, n_layers=12, head_dim=32, d_ff=1408))
+presets.add("lillm-300m", _lillm(291_554_304, d_model=1024, n_layers=24, head_dim=64, d_ff=2816))
 
 
 def resolve(section: Mapping[str, Any], problems: list[str]) -> tuple[str, ModelConfig | None]:
