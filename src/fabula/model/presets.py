@@ -52,7 +52,7 @@ def _fabula(
         tied=True,
         init=InitConfig(linear="fan_in", embedding_std=0.02, output="zero"),
     )
-    return Preset(config, n_params, "Fabula; the shape of Qwen3 (arXiv:2505.09388)")
+    return Preset(config, n_params, "the shape of Qwen3 (arXiv:2505.09388)")
 
 
 presets.add(
@@ -94,7 +94,7 @@ presets.add(
             tied=False,
         ),
         9_028_608,
-        "Alexandria 1.1; the head has no bias so that a stock GPT-2 class can load it (head_bias = true restores it)",
+        "Alexandria 1.1; head_bias = true is the original",
     ),
 )
 
@@ -112,8 +112,8 @@ def _nima(*, d_model: int, n_layers: int, context: int, vocab: int, without_word
         norm=LayerNormConfig(eps=1e-5),
         tied=True,
     )
-    told = f"Nima, GPT-style decoder: {without_words:,} + {d_model:,} for each word of the vocabulary, pre-norm with a "
-    return Preset(config, without_words + d_model * vocab, f"{told}final norm (post-norm has as many)")
+    # As many with norms before each part as after it, as long as there is a final norm.
+    return Preset(config, without_words + d_model * vocab, f"Nima, GPT-style: {without_words:,} + {d_model:,} a token")
 
 
 presets.add("nima-tiny", _nima(d_model=256, n_layers=4, context=512, vocab=2048, without_words=3_290_624))
