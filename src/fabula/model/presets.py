@@ -92,6 +92,8 @@ presets.add(
             ffn=ReluFFN(d_ff=1024, bias=True),
             norm=LayerNormConfig(eps=1e-5),
             tied=False,
+            # Without the head's bias, which the original had, a stock GPT-2 class can load it.
+            head_bias=False,
         ),
         9_028_608,
         "Alexandria 1.1; head_bias = true is the original",
