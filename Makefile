@@ -22,7 +22,7 @@ demo: setup  ## train, evaluate and report a small model from the built-in fable
 test: setup  ## all tests but the slow ones
 	$(PYTEST)
 
-faults: setup  ## cause every fault of tests/faults in large numbers, and write docs/reliability.md (about an hour)
+faults: setup  ## cause every fault of tests/faults in large numbers, and write docs/reliability.md (about 20 minutes)
 	$(PYTEST) tests/faults --nightly -m "" --timeout 3600 --reliability-page docs/reliability.md
 
 check: setup  ## lint, format, types, import order and the fast tests
