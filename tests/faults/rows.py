@@ -17,7 +17,7 @@ ROWS: dict[str, tuple[str, str]] = {
     "D8": ("shards cut, extended, zeroed, flipped", "sizes at every open, SHA-256 by `verify` and on first use"),
     "D10": ("kill -9 of the tokenizing process or its workers", "what is finished is kept; the result is the same"),
     "D11": ("1, 2 or 4 workers, files listed in another order", "byte-identical shards"),
-    "D12": ("exact and edited copies over the cut into splits", "no exact copy is left; at least 95 of 100 edited ones are found"),
+    "D12": ("exact and edited copies over the cut into splits", "no exact copy left, 95 % of edited ones found"),
     # ---- tokenizer
     "T1": ("training on nothing, one letter, binary", "a clear error, or a smaller vocabulary and a notice"),
     "T2": ("any text, any ids", "decode(encode(x)) is x; ids decode to their bytes"),
