@@ -79,9 +79,10 @@ def verify(
     `progress` is told the bytes of each file.
     """
     manifest: Data = {}
-    for manifest, problem in examine(folder, hashes, progress, known):  # noqa: B007
+    for described, problem in examine(folder, hashes, progress, known):
         if problem is not None:
             raise DamagedError(problem)
+        manifest = described
     return manifest
 
 
