@@ -35,12 +35,12 @@ def inputs(
     return hidden, weight, targets, torch.randn(v, generator=generator).requires_grad_() if bias else None
 
 
-def both(factor: float, *given: Any, **settings: Any) -> list[list[Tensor]]:
+def both(factor: float, *given: Any, logit_cap: float = 0.0, **settings: Any) -> list[list[Tensor]]:
     """[loss, gradients ...] of the chunked and of the explicit form."""
     results = []
     for loss in (linear_cross_entropy, linear_cross_entropy_explicit):
         hidden, weight, targets, bias = inputs(*given, **settings)
-        total = loss(hidden, weight, targets, bias)
+        total = loss(hidden, weight, targets, bias, logit_cap)
         (total * factor).backward()
         results.append([total.detach(), *(t.grad for t in (hidden, weight, bias) if t is not None)])
     return results
@@ -54,6 +54,21 @@ def test_chunked_is_explicit(n: int, v: int, bias: bool, ignore: float) -> None:
     for chunked, explicit in zip(*both(1.0, n, 5, v, bias, ignore), strict=True):
         assert chunked.dtype == torch.float32
         torch.testing.assert_close(chunked, explicit, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("logit_cap", [0.5, 30.0])
+def test_capped_chunked_is_capped_explicit(bias: bool, logit_cap: float) -> None:
+    for chunked, explicit in zip(*both(1.0, 130, 5, 31, bias, 0.2, logit_cap=logit_cap), strict=True):
+        torch.testing.assert_close(chunked, explicit, rtol=1e-5, atol=2e-5)
+
+
+def test_nll_of_capped_logits() -> None:
+    hidden, weight, targets, bias = inputs(70, 5, 31, True)
+    nats = token_nll(hidden, weight, targets, bias, 2.0)
+    explicit = linear_cross_entropy_explicit(hidden, weight, targets, bias, 2.0)
+    torch.testing.assert_close(nats.sum(), explicit.detach())
 
 
 def test_a_vocabulary_larger_than_a_chunk() -> None:

@@ -317,7 +317,7 @@ def _model_config(checkpoint: Checkpoint) -> ModelConfig:
     """The settings of a checkpoint's model; DamagedError when they are none, or far too large for its weights."""
     path = checkpoint.path / CONFIG
     try:
-        config = build(ModelConfig, storage.read_json(path), str(path))
+        config = build(ModelConfig, _with_new_names(storage.read_json(path)), str(path))
         n_params = config.n_params()
     except InputError as error:
         raise DamagedError(f"{error}; the file is damaged") from None
@@ -328,6 +328,15 @@ def _model_config(checkpoint: Checkpoint) -> ModelConfig:
             f"has only {size:,} bytes"
         )
     return config
+
+
+def _with_new_names(data: Data) -> Data:
+    """Settings as they are called today: before 0.1.0 was released, one bias stood for three."""
+    attention = data.get("attention")
+    if not isinstance(attention, dict) or "qkv_bias" not in attention:
+        return data
+    kept = {name: value for name, value in attention.items() if name != "qkv_bias"}
+    return {**data, "attention": {**kept, **dict.fromkeys(("q_bias", "k_bias", "v_bias"), attention["qkv_bias"])}}
 
 
 def _sound(run: Path, which: str, note: Callable[[str], None] | None) -> Checkpoint:

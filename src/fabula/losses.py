@@ -6,6 +6,8 @@ are wanted, makes them in the same pass, so that only one chunk of logits ever e
 `linear_cross_entropy_explicit` is the textbook form; a test holds them equal. Both return sums, never means: sums of
 parts add up, means of means do not.
 
+`logit_cap` bends logits to cap * tanh(logits / cap) (Gemma 2, arXiv:2408.00118); 0 leaves them.
+
 Shapes: n rows (positions), D model width, V vocabulary.
 """
 
@@ -24,7 +26,9 @@ IGNORE = -100
 _CHUNK_ELEMENTS = 512 * 1024
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None, logit_cap: float = 0.0
+) -> Tensor:
     """Sum of -log p(target) in nats over the rows whose target is not IGNORE.
 
     hidden (n, D), weight (V, D), targets (n), bias (V) or None; returns a float32 scalar.
@@ -36,24 +40,30 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, bias: 
     if torch.is_autocast_enabled(place):
         # Products in the format of the context, as a linear layer would; sums stay float32.
         hidden = hidden.to(torch.get_autocast_dtype(place))
-    total: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, bias)  # type: ignore[no-untyped-call]
+    total: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, bias, logit_cap)  # type: ignore[no-untyped-call]
     return total
 
 
 def linear_cross_entropy_explicit(
-    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None, logit_cap: float = 0.0
 ) -> Tensor:
     """The readable twin of `linear_cross_entropy`: all logits at once."""
     logits = F.linear(hidden, weight, bias).float()
+    if logit_cap:
+        logits = logit_cap * torch.tanh(logits / logit_cap)
     return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
 
 
-def token_nll(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:
+def token_nll(
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None, logit_cap: float = 0.0
+) -> Tensor:
     """-log p(target) in nats for each row, 0 where the target is IGNORE; no gradient. Shape (n)."""
     with torch.no_grad():
         nats = torch.zeros(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         for rows in _chunks(hidden.shape[0], weight.shape[0]):
             logits = F.linear(hidden[rows], weight, bias).float()
+            if logit_cap:
+                logits = logits.div_(logit_cap).tanh_().mul_(logit_cap)
             nats[rows] = F.cross_entropy(logits, targets[rows], ignore_index=IGNORE, reduction="none")
         return nats
 
@@ -68,11 +78,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """Head and loss in one pass over chunks of rows; the gradient of the sum is ready when the forward pass ends."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, logit_cap: float
+    ) -> Tensor:
         # Products run in the format of the hidden states, sums in float32.
         dtype = hidden.dtype
         head = weight.to(dtype)
-        wants_hidden, wants_weight, _, wants_bias = ctx.needs_input_grad
+        wants_hidden, wants_weight, _, wants_bias, _ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight) if wants_weight else None
         grad_bias = torch.zeros_like(bias) if wants_bias and bias is not None else None
@@ -84,6 +96,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             logits = torch.mm(part, head.t(), out=buffer[: part.shape[0]]).float()
             if bias is not None:
                 logits += bias
+            bent = None
+            if logit_cap:
+                bent = logits.div_(logit_cap).tanh_().clone()
+                logits.mul_(logit_cap)
             counted = answers != IGNORE
             safe = answers.masked_fill(~counted, 0).unsqueeze(1)
             peak = logits.amax(dim=1, keepdim=True)
@@ -96,6 +112,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             # d(-log p_target)/d logits = softmax - one_hot(target), and nothing where the target is ignored.
             probabilities.mul_(counted.unsqueeze(1) / mass)
             probabilities.scatter_add_(1, safe, -counted.unsqueeze(1).to(probabilities.dtype))
+            if bent is not None:
+                # d(cap * tanh(x / cap))/dx = 1 - tanh(x / cap)^2
+                probabilities.mul_(bent.square_().neg_().add_(1))
             slope = probabilities.to(dtype)
             if grad_hidden is not None:
                 torch.mm(slope, head, out=grad_hidden[rows])
@@ -122,4 +141,5 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if grad_weight is None else grad_weight.mul_(scale),
             None,
             None if grad_bias is None else grad_bias.mul_(scale),
+            None,
         )

@@ -16,10 +16,16 @@ from fabula.losses import linear_cross_entropy
 from fabula.model.attention import set_path
 from fabula.model.config import ModelConfig
 from fabula.model.decoder import Decoder
+from fabula.model.ffn import MixtureOfExperts
+from fabula.model.spans import Full
 from tests.contracts.variants import ALL, FAMILIES, VARIANTS, D, V, build, config, example, tokens
 
 every_variant = pytest.mark.parametrize("made", [c for _, c in VARIANTS], ids=[name for name, _ in VARIANTS])
 every_part = pytest.mark.parametrize(("family", "name"), ALL)
+
+
+# Whole numbers that may be 0.
+ZERO_SAYS_SOMETHING = {"before", "original_context"}
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 2e-5) -> None:
@@ -97,7 +103,7 @@ def test_rows_of_a_batch_do_not_meet(made: ModelConfig) -> None:
 @torch.no_grad()
 def test_cached_is_uncached_token_by_token_over_blocks(made: ModelConfig) -> None:
     """130 tokens: over the borders of the cache's blocks at 64 and 128."""
-    model, ids = build(dataclasses.replace(made, n_layers=1)), tokens(2, 130)
+    model, ids = build(dataclasses.replace(made, n_layers=1, pattern=made.pattern[0])), tokens(2, 130)
     cache = model.new_cache()
     steps = [model(ids[:, i : i + 1], cache=cache) for i in range(ids.shape[1])]
     assert cache.length == 130
@@ -129,7 +135,7 @@ def test_a_rewound_cache_is_as_if_nothing_had_come(made: ModelConfig) -> None:
 
 @every_variant
 def test_gradients_reach_every_parameter(made: ModelConfig) -> None:
-    model, ids = build(made), tokens(2, 9)
+    model, ids = build(made), tokens(2, 40)  # enough for every expert to be sent something
     if made.dropout:
         model.train()
     hidden = model.hidden(ids[:, :-1])
@@ -150,10 +156,15 @@ def test_the_price_in_parameters_is_the_number_of_parameters(made: ModelConfig) 
         "attention": (block.attention, made.attention.n_params(D)),
         "ffn": (block.ffn, made.ffn.n_params(D)),
         "norm": (block.ffn_norm, made.norm.n_params(D)),
-        "position": (model.position, made.position.n_params(D, made.context_length)),
+        "position": (model.position, made.position.n_params(made.shape())),
     }
     for part, (module, declared) in counts.items():
         assert sum(p.numel() for p in module.parameters()) == declared, part
+
+
+def everything_seen(made: ModelConfig) -> ModelConfig:
+    """The same without windows: the written-out attention computes what it then hides."""
+    return dataclasses.replace(made, pattern="G", local=Full())
 
 
 @every_variant
@@ -165,7 +176,8 @@ def test_the_price_in_flops_is_what_torch_counts(made: ModelConfig, length: int)
     set_path(model, "explicit")
     with FlopCounterMode(display=False) as counter:
         model(tokens(2, length))
-    assert counter.get_total_flops() == 2 * length * made.flops_per_token(length)
+    assert counter.get_total_flops() == 2 * length * everything_seen(made).flops_per_token(length)
+    assert made.flops_per_token(length) <= everything_seen(made).flops_per_token(length)
 
 
 @every_variant
@@ -175,7 +187,7 @@ def test_training_costs_three_forwards(made: ModelConfig) -> None:
     set_path(model, "explicit")
     with FlopCounterMode(display=False) as counter:
         model(ids).sum().backward()
-    assert counter.get_total_flops() == made.context_length * made.training_flops_per_token()
+    assert counter.get_total_flops() == made.context_length * everything_seen(made).training_flops_per_token()
 
 
 @every_variant
@@ -222,7 +234,11 @@ def test_documents_of_a_row_do_not_meet(made: ModelConfig) -> None:
     changed = row.clone()
     changed[0, :5] = (changed[0, :5] + 1) % V
     after = model(changed, positions=places, documents=numbers)
-    assert torch.equal(after[:, 5:], packed[:, 5:])
+    if isinstance(made.ffn, MixtureOfExperts):
+        # An expert computes the tokens of all documents in one product: their number may change the rounding.
+        close(after[:, 5:], packed[:, 5:], 1e-5)
+    else:
+        assert torch.equal(after[:, 5:], packed[:, 5:])
     assert not torch.allclose(after[:, :5], packed[:, :5])
     assert not torch.allclose(packed, model(row), atol=1e-3), "without document numbers they do meet"
 
@@ -280,7 +296,7 @@ def test_a_variant_refuses_what_makes_no_sense(family: str, name: str) -> None:
     cls = FAMILIES[family].get(name)
     for field in dataclasses.fields(cls):
         if field.type == "int":
-            for wrong in (0, -1):
+            for wrong in (-1,) if field.name in ZERO_SAYS_SOMETHING else (0, -1):
                 with pytest.raises(ValueError, match=f"{field.name}={wrong}"):
                     example(cls, **{field.name: wrong})
 

@@ -18,13 +18,14 @@ from fabula.model.ffn import ffns
 from fabula.model.init import InitConfig
 from fabula.model.norms import norms
 from fabula.model.positions import positions
+from fabula.model.spans import Blocks, Sliding, spans
 
 D, V, CONTEXT = 12, 23, 160
 
 # A value for each setting that has no default. Odd widths on purpose: d_model is not n_heads * head_dim.
-EXAMPLES: dict[str, Any] = {"n_heads": 4, "n_kv_heads": 2, "head_dim": 6, "d_ff": 10}
+EXAMPLES: dict[str, Any] = {"n_heads": 4, "n_kv_heads": 2, "head_dim": 6, "d_ff": 10, "window": 5, "size": 4}
 
-FAMILIES = {"attention": mixers, "position": positions, "ffn": ffns, "norm": norms}
+FAMILIES = {"attention": mixers, "position": positions, "ffn": ffns, "norm": norms, "local": spans}
 
 # Every switch of a variant is tried as well: its booleans one by one turned over.
 ALL = [(family, name) for family, registry in FAMILIES.items() for name in registry]
@@ -52,6 +53,8 @@ def config(n_layers: int = 2, context_length: int = CONTEXT, **parts: Any) -> Mo
         # Large enough that every part shows in the logits, which a zero or small initialisation would hide.
         "init": InitConfig(linear="normal", std=0.3, embedding_std=1.0, output="same"),
     } | parts
+    if isinstance(chosen.get("local"), (Sliding, Blocks)):
+        chosen.setdefault("pattern", "LG")
     return ModelConfig(vocab_size=V, context_length=context_length, d_model=D, n_layers=n_layers, **chosen)
 
 
@@ -70,7 +73,24 @@ def variants() -> list[tuple[str, ModelConfig]]:
     found += [("untied", config(tied=False)), ("head_bias", config(head_bias=True)), ("dropout", config(dropout=0.5))]
     found += [(placement, config(placement=placement)) for placement in ("post", "sandwich")]
     found += [("no_final_norm", config(placement="post", final_norm=False))]
-    found += [("scaled_embedding", config(embedding_scale="sqrt_width"))]
+    found += [("scaled_embedding", config(embedding_scale="sqrt_width")), ("capped_logits", config(logit_cap=2.0))]
+    gqa, rope = mixers.get("gqa"), positions.get("rope")
+    found += [
+        ("capped_scores", config(attention=example(gqa, logit_cap=1.0))),
+        ("scale", config(attention=example(gqa, scale=0.1))),
+    ]
+    scaled = {"linear": {}, "ntk": {}, "yarn": {"original_context": 40}, "llama3": {"original_context": 40}}
+    found += [(f"rope_{s}", config(position=rope(scaling=s, factor=4.0, **more))) for s, more in scaled.items()]
+    window = example(spans.get("sliding"))
+    found += [
+        (f"window_with_{name}", config(local=window, position=example(positions.get(name)))) for name in positions
+    ]
+    found += [
+        ("window_everywhere", config(local=window, pattern="L")),
+        ("two_bases", config(local=window, position=rope(theta=1e6, local_theta=1e4))),
+        ("capped_window", config(local=window, attention=example(gqa, logit_cap=1.0))),
+        ("one_active_expert", config(ffn=example(ffns.get("moe"), n_active=1, n_experts=2))),
+    ]
     return found
 
 

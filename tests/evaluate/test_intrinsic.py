@@ -106,6 +106,7 @@ def test_a_model_that_reads_far_gains_from_a_past() -> None:
     class Copier(torch.nn.Module):
         config = config(context_length=12)
         head_bias = None
+        logit_cap = 0.0
         head_weight = torch.eye(V)
 
         def hidden(self, tokens: torch.Tensor) -> torch.Tensor:

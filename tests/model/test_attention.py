@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from fabula.model.attention import Attention, GroupedQueryAttention, attend_explicit, attend_fused, set_path
 from fabula.model.cache import LayerCache
-from fabula.model.masks import causal, same_document
-from fabula.model.positions import Rope
+from fabula.model.masks import Sight
+from fabula.model.positions import Rope, Shape
+from fabula.model.spans import Blocks, Sliding
 from tests.contracts.variants import build, config
 
 HEADS = pytest.mark.parametrize("n_kv_heads", [4, 2, 1], ids=["multi_head", "grouped", "one_shared"])
@@ -23,27 +25,35 @@ def heads(n_kv_heads: int, queries: int, keys: int, seed: int = 0) -> list[Tenso
     return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
 
 
-def documents_mask(rows: list[list[int]]) -> Tensor:
-    numbers = torch.tensor(rows)
-    return (same_document(numbers) & causal(numbers.shape[1], numbers.shape[1])).unsqueeze(1)
+def attention(attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, sight: Sight | None = None) -> Tensor:
+    return attend(q, k, v, sight or Sight(q.shape[2], k.shape[2]), q.shape[-1] ** -0.5)
 
 
-MASKS = {
-    "causal": None,
-    "one document": documents_mask([[0] * 7]),
-    "documents": documents_mask([[0, 0, 1, 1, 1, 2, 2], [5, 5, 5, 5, 5, 5, 6]]),
-    "each alone": documents_mask([list(range(7))]),
+def of_documents(rows: list[list[int]]) -> Sight:
+    return Sight(7, 7, documents=torch.tensor(rows))
+
+
+SIGHTS = {
+    "causal": Sight(7, 7),
+    "one document": of_documents([[0] * 7]),
+    "documents": of_documents([[0, 0, 1, 1, 1, 2, 2], [5, 5, 5, 5, 5, 5, 6]]),
+    "numbers that come back": of_documents([[3, 3, 1, 1, 3, 3, 0]]),
+    "each alone": of_documents([list(range(7))]),
+    "both ways": Sight(7, 7, causal=False),
+    "both ways, padded": Sight(7, 7, causal=False, seen=torch.tensor([[1, 1, 1, 0, 0, 0, 0], [1] * 7]).bool()),
+    "window": Sight(7, 7, span=Sliding(window=3)),
+    "blocks": Sight(7, 7, span=Blocks(size=2, before=1)),
 }
 
 
 @HEADS
-@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-def test_fused_is_explicit_forward_and_backward(n_kv_heads: int, mask: Tensor | None) -> None:
+@pytest.mark.parametrize("sight", SIGHTS.values(), ids=SIGHTS)
+def test_fused_is_explicit_forward_and_backward(n_kv_heads: int, sight: Sight) -> None:
     results = []
     weights = torch.randn(2, 4, 7, 6)
     for attend in (attend_fused, attend_explicit):
         q, k, v = heads(n_kv_heads, 7, 7)
-        out = attend(q, k, v, mask)
+        out = attention(attend, q, k, v, sight)
         assert out.shape == (2, 4, 7, 6)
         (out * weights).sum().backward()
         results.append((out, q.grad, k.grad, v.grad))
@@ -55,46 +65,48 @@ def test_fused_is_explicit_forward_and_backward(n_kv_heads: int, mask: Tensor | 
 @pytest.mark.parametrize(("queries", "keys"), [(1, 9), (3, 9), (9, 9), (1, 1), (2, 3)])
 def test_fused_is_explicit_after_a_cache(n_kv_heads: int, queries: int, keys: int) -> None:
     q, k, v = heads(n_kv_heads, queries, keys)
-    torch.testing.assert_close(attend_fused(q, k, v, None), attend_explicit(q, k, v, None), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        attention(attend_fused, q, k, v), attention(attend_explicit, q, k, v), rtol=1e-5, atol=1e-5
+    )
 
 
 @HEADS
 def test_the_last_queries_of_all_are_the_queries_after_a_cache(n_kv_heads: int) -> None:
     q, k, v = heads(n_kv_heads, 9, 9)
-    whole = attend_explicit(q, k, v, None)
+    whole = attention(attend_explicit, q, k, v)
     for attend, n in itertools.product((attend_explicit, attend_fused), (1, 4)):
-        torch.testing.assert_close(attend(q[:, :, -n:], k, v, None), whole[:, :, -n:], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(attention(attend, q[:, :, -n:], k, v), whole[:, :, -n:], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("attend", [attend_fused, attend_explicit])
-def test_equal_scores_give_the_mean_of_what_is_seen(attend: object) -> None:
+def test_equal_scores_give_the_mean_of_what_is_seen(attend: Callable[..., Tensor]) -> None:
     q, k = torch.zeros(1, 1, 4, 2), torch.randn(1, 1, 4, 2)
     v = torch.tensor([[1.0, 0.0], [3.0, 0.0], [5.0, 0.0], [7.0, 4.0]]).view(1, 1, 4, 2)
     expected = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [4.0, 1.0]]).view(1, 1, 4, 2)
-    torch.testing.assert_close(attend(q, k, v, None), expected)  # type: ignore[operator]
+    torch.testing.assert_close(attention(attend, q, k, v), expected)
 
 
 @pytest.mark.parametrize("attend", [attend_fused, attend_explicit])
-def test_grouped_queries_share_neighbouring_heads(attend: object) -> None:
+def test_grouped_queries_share_neighbouring_heads(attend: Callable[..., Tensor]) -> None:
     """Query heads 0 and 1 read key head 0, query heads 2 and 3 key head 1 (Llama's order, not interleaved)."""
     q, k = torch.zeros(1, 4, 1, 1), torch.zeros(1, 2, 1, 1)
     v = torch.tensor([10.0, 20.0]).view(1, 2, 1, 1)
-    out = attend(q, k, v, None)  # type: ignore[operator]
+    out = attention(attend, q, k, v)
     assert out.flatten().tolist() == [10.0, 10.0, 20.0, 20.0]
 
 
 @pytest.mark.parametrize("attend", [attend_fused, attend_explicit])
-def test_large_scores_do_not_overflow(attend: object) -> None:
+def test_large_scores_do_not_overflow(attend: Callable[..., Tensor]) -> None:
     q, k, v = (t.detach() * 1e4 for t in heads(2, 5, 5))
-    assert attend(q, k, v, None).isfinite().all()  # type: ignore[operator]
+    assert attention(attend, q, k, v).isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_formats_stay_near(dtype: torch.dtype) -> None:
     q, k, v = (t.detach().to(dtype) for t in heads(2, 6, 6))
-    exact = attend_explicit(q.float(), k.float(), v.float(), None)
+    exact = attention(attend_explicit, q.float(), k.float(), v.float())
     for attend in (attend_fused, attend_explicit):
-        out = attend(q, k, v, None)
+        out = attention(attend, q, k, v)
         assert out.dtype == dtype
         torch.testing.assert_close(out.float(), exact, rtol=3e-2, atol=3e-2)
 
@@ -104,30 +116,30 @@ def test_half_formats_stay_near(dtype: torch.dtype) -> None:
 @torch.no_grad()
 def test_the_module_with_a_cache_is_the_module_without(n_kv_heads: int, path: str) -> None:
     torch.manual_seed(0)
-    made = GroupedQueryAttention(n_heads=4, n_kv_heads=n_kv_heads, head_dim=6, qk_norm=True, qkv_bias=True)
-    attention = made.build(10)
-    assert isinstance(attention, Attention)
-    set_path(attention, path)  # type: ignore[arg-type]
-    assert attention.path == path
+    made = GroupedQueryAttention(n_heads=4, n_kv_heads=n_kv_heads, head_dim=6, qk_norm=True, q_bias=True)
+    module = made.build(10)
+    assert isinstance(module, Attention)
+    set_path(module, path)  # type: ignore[arg-type]
+    assert module.path == path
     x = torch.randn(2, 70, 10)
-    tables = Rope().build(10, 99, 6).tables(torch.arange(70).unsqueeze(0))
+    tables = Rope().build(Shape(10, 99, 4, 6)).tables(torch.arange(70).unsqueeze(0))
     assert tables is not None
-    whole, cache = attention(x, tables, None, None), LayerCache()
+    whole, cache = module(x, tables, None, None), LayerCache()
     for start, stop in ((0, 3), (3, 4), (4, 70)):
         cut = (tables[0][:, start:stop], tables[1][:, start:stop])
         torch.testing.assert_close(
-            attention(x[:, start:stop], cut, None, cache), whole[:, start:stop], rtol=1e-5, atol=1e-5
+            module(x[:, start:stop], cut, None, cache), whole[:, start:stop], rtol=1e-5, atol=1e-5
         )
 
 
 def test_normalised_queries_and_keys_do_not_depend_on_their_scale() -> None:
-    attention = GroupedQueryAttention(n_heads=2, n_kv_heads=1, head_dim=4, qk_norm=True).build(8)
+    module = GroupedQueryAttention(n_heads=2, n_kv_heads=1, head_dim=4, qk_norm=True).build(8)
     x = torch.randn(1, 5, 8)
-    before = attention(x, None, None, None)
+    before = module(x, None, None, None)
     with torch.no_grad():
-        attention.q_proj.weight.mul_(100)
-        attention.k_proj.weight.mul_(0.5)
-    torch.testing.assert_close(attention(x, None, None, None), before, rtol=1e-3, atol=1e-4)
+        module.q_proj.weight.mul_(100)
+        module.k_proj.weight.mul_(0.5)
+    torch.testing.assert_close(module(x, None, None, None), before, rtol=1e-3, atol=1e-4)
 
 
 def test_set_path_reaches_every_layer() -> None:

@@ -47,7 +47,7 @@ def test_a_cache_cannot_be_rewound_forwards(length: int) -> None:
 
 
 def test_the_cache_of_all_layers() -> None:
-    cache = Cache(3)
+    cache = Cache([None] * 3)
     assert (cache.length, cache.n_bytes()) == (0, 0)
     for layer in cache.layers:
         layer.append(numbered(0, 5), numbered(0, 5))

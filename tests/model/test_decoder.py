@@ -6,11 +6,17 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fabula.losses import linear_cross_entropy, linear_cross_entropy_explicit
 from fabula.model.decoder import Decoder
-from fabula.model.positions import LearnedPositions
+from fabula.model.positions import LearnedPositions, positions
+from fabula.model.spans import Blocks, Sliding, SpanConfig
 from tests.contracts.variants import D, V, build, config, tokens
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
 
 
 @torch.no_grad()
@@ -24,10 +30,60 @@ def test_positions_count_from_zero_and_on_from_the_cache() -> None:
     torch.testing.assert_close(model(ids[:, 4:], cache=cache), given[:, 4:], rtol=1e-5, atol=1e-5)
 
 
-def test_documents_and_a_cache_are_refused() -> None:
-    model = build(config())
-    with pytest.raises(ValueError, match="cannot be combined"):
-        model(tokens(1, 3), documents=torch.zeros(1, 3), cache=model.new_cache())
+@pytest.mark.parametrize("name", list(positions))
+@pytest.mark.parametrize("local", [None, Sliding(window=4), Blocks(size=3)], ids=["full", "sliding", "blocks"])
+@torch.no_grad()
+def test_padding_is_a_document_of_its_own(name: str, local: SpanConfig | None) -> None:
+    """Texts of 9, 4 and 1 tokens in one batch, padded left or right, are each what they are alone."""
+    parts = {} if local is None else {"local": local}
+    model = build(config(position=positions.get(name)(), **parts))
+    texts = [tokens(1, n, seed=n) for n in (9, 4, 1)]
+    alone = [model(text) for text in texts]
+    for left in (True, False):
+        padded = [(9 - text.shape[1], 0) if left else (0, 9 - text.shape[1]) for text in texts]
+        ids = torch.cat([F.pad(text, pad, value=7) for text, pad in zip(texts, padded, strict=True)])
+        numbers = torch.cat([F.pad(torch.zeros_like(t), pad, value=-1) for t, pad in zip(texts, padded, strict=True)])
+        places = torch.cat(
+            [F.pad(torch.arange(t.shape[1]), pad).unsqueeze(0) for t, pad in zip(texts, padded, strict=True)]
+        )
+        together = model(ids, positions=places, documents=numbers)
+        assert together.isfinite().all()
+        for row, expected in enumerate(alone):
+            close(together[row][numbers[row] == 0], expected[0])
+
+
+@pytest.mark.parametrize("local", [None, Sliding(window=4), Blocks(size=3)], ids=["full", "sliding", "blocks"])
+@torch.no_grad()
+def test_a_padded_batch_goes_on_from_its_cache(local: SpanConfig | None) -> None:
+    parts = {} if local is None else {"local": local}
+    model, lengths = build(config(**parts)), (9, 4, 1)
+    texts = [tokens(1, n + 12, seed=n) for n in lengths]
+    begins = torch.cat([F.pad(t[:, :n], (9 - n, 0)) for t, n in zip(texts, lengths, strict=True)])
+    numbers = torch.tensor([[0 if i >= 9 - n else -1 for i in range(9)] for n in lengths])
+    places = torch.tensor([[max(0, i - 9 + n) for i in range(9)] for n in lengths])
+    cache = model.new_cache()
+    model(begins, positions=places, documents=numbers, cache=cache)
+    for step in range(12):
+        new = torch.cat([t[:, n + step : n + step + 1] for t, n in zip(texts, lengths, strict=True)])
+        at = torch.tensor([[n + step] for n in lengths])
+        got = model(new, positions=at, cache=cache)  # no numbers: the row's last document goes on
+        for row, (text, n) in enumerate(zip(texts, lengths, strict=True)):
+            close(got[row, 0], model(text[:, : n + step + 1])[0, -1])
+        if step == 5:  # a beam that keeps the last row twice
+            cache.select(torch.tensor([2, 0, 2]))
+            texts, lengths = [texts[2], texts[0], texts[2]], (lengths[2], lengths[0], lengths[2])
+    assert cache.documents is not None
+    assert cache.documents.shape == (3, 21)
+
+
+def test_more_tokens_than_the_context_are_refused() -> None:
+    model = build(config(context_length=8))
+    with pytest.raises(ValueError, match="9 tokens are more than the context_length of 8"):
+        model(tokens(1, 9))
+    cache = model.new_cache()
+    model(tokens(1, 6), cache=cache)
+    with pytest.raises(ValueError, match="9 tokens"):
+        model(tokens(1, 3), cache=cache)
 
 
 def test_a_tied_head_is_the_embedding() -> None:

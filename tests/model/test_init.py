@@ -27,7 +27,9 @@ def wide(init: InitConfig) -> Decoder:
             context_length=100,
             d_model=96,
             n_layers=4,
-            attention=GroupedQueryAttention(n_heads=4, n_kv_heads=4, head_dim=32, qkv_bias=True, out_bias=True),
+            attention=GroupedQueryAttention(
+                n_heads=4, n_kv_heads=4, head_dim=32, q_bias=True, k_bias=True, v_bias=True, out_bias=True
+            ),
             position=LearnedPositions(),
             ffn=ReluFFN(d_ff=160, bias=True),
             norm=LayerNormConfig(),

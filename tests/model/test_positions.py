@@ -10,13 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabula.model.positions import (
+    Alibi,
     LearnedPosition,
     LearnedPositions,
+    RelativePosition,
+    RelativePositions,
     Rope,
     RopePosition,
+    Shape,
     SinusoidalPosition,
     SinusoidalPositions,
     _Rotation,
+    alibi_slopes,
     rotate,
     rotate_explicit,
 )
@@ -24,7 +29,7 @@ from tests.contracts.variants import build, config, tokens
 
 
 def rope(head_dim: int = 8, theta: float = 10_000.0) -> RopePosition:
-    return RopePosition(head_dim, theta)
+    return RopePosition(Rope(theta=theta), head_dim)
 
 
 def places(*numbers: int) -> torch.Tensor:
@@ -117,12 +122,12 @@ def test_sinusoidal_table_by_hand() -> None:
     expected = [[math.sin(p), math.cos(p), math.sin(p / 100), math.cos(p / 100)] for p in range(3)]
     torch.testing.assert_close(table, torch.tensor(expected))
     x = torch.ones(1, 2, 4)
-    added = SinusoidalPositions().build(4, 3, 2).embed(x, places(2, 0))
+    added = SinusoidalPositions().build(Shape(4, 3, 2, 2)).embed(x, places(2, 0))
     torch.testing.assert_close(added[0], 1 + torch.tensor(expected)[[2, 0]])
 
 
 def test_learned_positions_are_added() -> None:
-    position = LearnedPositions().build(3, 5, 2)
+    position = LearnedPositions().build(Shape(3, 5, 1, 2))
     assert isinstance(position, LearnedPosition)
     x = torch.randn(2, 2, 3)
     added = position.embed(x, places(4, 1))
@@ -132,9 +137,79 @@ def test_learned_positions_are_added() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="head_dim=5 must be even"):
-        Rope().check(16, 5)
+        Rope().check(Shape(16, 9, 3, 5))
     with pytest.raises(ValueError, match="even d_model, got 7"):
-        SinusoidalPositions().check(7, 4)
+        SinusoidalPositions().check(Shape(7, 9, 1, 4))
     for theta in (1.0, 0.0, -3.0):
         with pytest.raises(ValueError, match="must be above 1"):
             Rope(theta=theta)
+
+
+def test_alibi_by_hand() -> None:
+    assert alibi_slopes(8) == [2.0**-i for i in range(1, 9)]
+    assert alibi_slopes(3) == [2.0**-4, 2.0**-8, 2.0**-2]
+    bias = Alibi().build(Shape(8, 9, 2, 4)).bias(torch.tensor([[0, -1], [1, 0]]))
+    assert bias[0].tolist() == [[0.0, -0.0625], [-0.0625, 0.0]]
+
+
+def test_relative_buckets_by_hand() -> None:
+    """32 buckets looking back: 16 exact, then by logarithm up to 128; both ways 16 each."""
+    back = RelativePositions().build(Shape(8, 9, 2, 4))
+    assert isinstance(back, RelativePosition)
+    distances = torch.tensor([[-5, 0, 1, 15, 16, 18, 64, 127, 128, 5000]])
+    assert back.buckets(distances).tolist() == [[0, 0, 1, 15, 16, 16, 26, 31, 31, 31]]
+    both = RelativePositions().build(Shape(8, 9, 2, 4), both_ways=True)
+    assert isinstance(both, RelativePosition)
+    assert both.buckets(torch.tensor([[-200, -1, 0, 7, 8, 200]])).tolist() == [[31, 17, 0, 7, 8, 15]]
+
+
+def frequencies(**settings: object) -> torch.Tensor:
+    return RopePosition(Rope(**settings), 16)._scaled(torch.device("cpu"))[0]  # type: ignore[arg-type]
+
+
+def test_scalings_of_rope() -> None:
+    plain = 10_000.0 ** -(torch.arange(0, 16, 2) / 16)
+    torch.testing.assert_close(frequencies(scaling="linear", factor=4.0), plain / 4)
+    ntk = frequencies(scaling="ntk", factor=4.0)
+    assert float(ntk[0]) == 1.0, "the fastest stays"
+    torch.testing.assert_close(ntk[-1], plain[-1] / 4)
+    for scaling in ("yarn", "llama3"):
+        scaled = frequencies(scaling=scaling, factor=4.0, original_context=512)
+        torch.testing.assert_close(scaled[0], plain[0])
+        torch.testing.assert_close(scaled[-1], plain[-1] / 4)
+        assert ((scaled <= plain * 1.0001) & (scaled >= plain / 4.0001)).all()
+
+
+def test_only_layers_that_see_everything_are_scaled() -> None:
+    where = torch.arange(50).unsqueeze(0)
+    position = RopePosition(Rope(scaling="linear", factor=2.0, local_theta=100.0), 8)
+    local, everywhere = position.tables(where, local=True), position.tables(where)
+    alone, halved = rope(8, 100.0).tables(where), rope(8).tables(0.5 * where)
+    assert local is not None
+    assert everywhere is not None
+    assert alone is not None
+    assert halved is not None
+    assert torch.equal(local[0], alone[0])
+    torch.testing.assert_close(everywhere[0], halved[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"factor": 2.0}, "does nothing without a scaling"),
+        ({"scaling": "linear", "factor": 0.5}, "factor=0.5 must be at least 1"),
+        ({"scaling": "yarn", "factor": 2.0}, "original_context=0: yarn needs"),
+        ({"local_theta": 1.0}, "local_theta=1.0"),
+        ({"scaling": "yarn", "original_context": 9, "beta_slow": 40.0}, "beta_slow"),
+        ({"low_freq_factor": 5.0}, "low_freq_factor"),
+    ],
+)
+def test_impossible_ropes(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Rope(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("n_buckets", "max_distance"), [(6, 128), (0, 128), (32, 16)])
+def test_impossible_buckets(n_buckets: int, max_distance: int) -> None:
+    with pytest.raises(ValueError, match="n_buckets"):
+        RelativePositions(n_buckets=n_buckets, max_distance=max_distance)

@@ -54,6 +54,22 @@ def test_lillm_has_the_published_count() -> None:
     assert presets.get("lillm-300m").config.n_params() == 291_554_304
 
 
+def test_published_counts() -> None:
+    counts = {
+        "gemma3-tinystories": 164_654_976,
+        "gemma3-270m": 268_098_176,
+        "gpt2": 124_439_808,
+        "smollm2-135m": 134_515_008,
+        "qwen3-0.6b": 596_049_920,
+        "llama-3.2-1b": 1_235_814_400,
+    }
+    for name, count in counts.items():
+        assert presets.get(name).config.n_params() == count
+    gemma = presets.get("gemma3-tinystories").config
+    assert dataclasses.replace(gemma, tied=True).n_params() == 132_490_496
+    assert [i for i, kind in enumerate(gemma.kinds()) if kind == "G"] == [5, 11, 17]
+
+
 def good(section: dict[str, Any]) -> ModelConfig:
     problems: list[str] = []
     _, config = resolve(section, problems)

@@ -11,7 +11,7 @@ from fabula.losses import linear_cross_entropy
 from fabula.model.attention import GroupedQueryAttention, attend_explicit
 from fabula.model.block import Block, Placement
 from fabula.model.ffn import GegluFFN, GeluFFN, GluFFN, ReluFFN, SquaredReluFFN, SwigluFFN
-from fabula.model.masks import causal
+from fabula.model.masks import Sight, causal
 from fabula.model.norms import LayerNormConfig, RMSNormConfig
 
 
@@ -27,7 +27,9 @@ def _seed() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_multi_head_attention(bias: bool) -> None:
     reference = nn.MultiheadAttention(12, 3, bias=bias, batch_first=True)
-    ours = GroupedQueryAttention(n_heads=3, n_kv_heads=3, head_dim=4, qkv_bias=bias, out_bias=bias).build(12)
+    ours = GroupedQueryAttention(
+        n_heads=3, n_kv_heads=3, head_dim=4, q_bias=bias, k_bias=bias, v_bias=bias, out_bias=bias
+    ).build(12)
     with torch.no_grad():
         for name, part in zip(("q_proj", "k_proj", "v_proj"), range(3), strict=True):
             getattr(ours, name).weight.copy_(reference.in_proj_weight[12 * part : 12 * (part + 1)])
@@ -46,10 +48,13 @@ def test_multi_head_attention(bias: bool) -> None:
 
 def test_scaled_dot_product_attention_with_groups() -> None:
     q, k, v = torch.randn(2, 6, 5, 4), torch.randn(2, 2, 5, 4), torch.randn(2, 2, 5, 4)
-    close(attend_explicit(q, k, v, None), F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True))
-    mask = torch.rand(2, 1, 5, 5) < 0.5
-    mask |= torch.eye(5, dtype=torch.bool)
-    close(attend_explicit(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True))
+    close(
+        attend_explicit(q, k, v, Sight(5, 5), 0.5),
+        F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True),
+    )
+    sight = Sight(5, 5, documents=torch.tensor([[0, 0, 1, 1, 1], [0, 1, 1, 2, 2]]))
+    masked = F.scaled_dot_product_attention(q, k, v, attn_mask=sight.allowed(), enable_gqa=True)
+    close(attend_explicit(q, k, v, sight, 0.5), masked)
 
 
 @pytest.mark.parametrize("eps", [1e-6, 1e-3])
@@ -130,7 +135,9 @@ def test_a_layer_is_torchs_encoder_layer(activation: str, placement: Placement) 
     reference = nn.TransformerEncoderLayer(
         12, 3, 20, dropout=0.0, activation=activation, batch_first=True, norm_first=placement == "pre"
     )
-    attention = GroupedQueryAttention(n_heads=3, n_kv_heads=3, head_dim=4, qkv_bias=True, out_bias=True)
+    attention = GroupedQueryAttention(
+        n_heads=3, n_kv_heads=3, head_dim=4, q_bias=True, k_bias=True, v_bias=True, out_bias=True
+    )
     ffn = ReluFFN(d_ff=20, bias=True) if activation == "relu" else GeluFFN(d_ff=20, bias=True, tanh=False)
     ours = Block(12, attention, ffn, LayerNormConfig(), placement, 0.0)
     theirs = reference.state_dict()

@@ -97,7 +97,11 @@ def score_rows(
             with device.autocast():
                 hidden = model.hidden(moved.tokens, moved.positions, moved.documents)
                 nats = token_nll(
-                    hidden.flatten(0, 1), model.head_weight.to(hidden.dtype), moved.targets.flatten(), model.head_bias
+                    hidden.flatten(0, 1),
+                    model.head_weight.to(hidden.dtype),
+                    moved.targets.flatten(),
+                    model.head_bias,
+                    model.logit_cap,
                 )
             total += Score(float(nats.cpu().double().sum()), batch.n_targets, n_bytes)
             if each is not None:
@@ -192,7 +196,11 @@ def _score_windows(
         with device.autocast():
             hidden = model.hidden(tokens)
             nats = token_nll(
-                hidden.flatten(0, 1), model.head_weight.to(hidden.dtype), targets.flatten(), model.head_bias
+                hidden.flatten(0, 1),
+                model.head_weight.to(hidden.dtype),
+                targets.flatten(),
+                model.head_bias,
+                model.logit_cap,
             )
     finally:
         model.train(was_training)

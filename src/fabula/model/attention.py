@@ -1,35 +1,42 @@
 """How do positions exchange information? Multi-head and grouped-query attention (arXiv:1706.03762, arXiv:2305.13245).
 
-Two roads to one answer: `attend_explicit` writes the scores and the mask out, `attend_fused` hands them to torch's
-`scaled_dot_product_attention`. They are tested equal; `Attention.path` chooses.
+Three roads to one answer. `attend_explicit` writes scores and mask out; it is the readable twin that the others are
+tested against. `attend_fused` hands pieces of the attention (`masks.Sight`) to torch's `scaled_dot_product_attention`,
+on any device. `attend_flex` is FlexAttention (arXiv:2412.05496), for windows, documents and caps on a GPU.
+`usual_path` chooses.
 
-Shapes: x (B, T, D); queries (B, N, T, H); keys and values (B, K, S, H); mask (B or 1, 1, T, S); None is
-plain causal.
+Shapes: x (B, T, D); queries (B, N, T, H); keys and values (B, K, S, H).
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from fabula.config import setting
 from fabula.model.cache import LayerCache
+from fabula.model.masks import Piece, Sight
 from fabula.model.norms import RMSNorm
 from fabula.model.positions import Tables, rotate
 from fabula.registry import Registry
 
 mixers: Registry[type[MixerConfig]] = Registry("attention")
 
-Path = Literal["fused", "explicit"]
+Path = Literal["fused", "explicit", "flex"]
 
 
 class Mixer(nn.Module):
-    """Maps (B, T, D) to (B, T, D), looking only backwards."""
+    """Maps (B, T, D) to (B, T, D). `sight` says who sees whom; None is plain causal attention."""
 
-    def forward(self, x: Tensor, tables: Tables | None, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, tables: Tables | None, sight: Sight | None, cache: LayerCache | None) -> Tensor:
         raise NotImplementedError
 
     def output_projections(self) -> list[nn.Linear]:
@@ -43,8 +50,8 @@ class MixerConfig:
 
     variants: ClassVar[Registry[type[MixerConfig]]] = mixers
 
-    def rotary_width(self) -> int:
-        """The width that a rotary position scheme turns, in numbers."""
+    def heads(self) -> tuple[int, int]:
+        """Query heads and the width of one: what position schemes depend on."""
         raise NotImplementedError
 
     def n_params(self, d_model: int) -> int:
@@ -69,8 +76,14 @@ class GroupedQueryAttention(MixerConfig):
     n_heads: int = setting(doc="query heads")
     n_kv_heads: int = setting(doc="key/value heads; n_heads is a multiple")
     head_dim: int = setting(doc="width of one head; n_heads * head_dim need not be d_model")
+    scale: float = setting(0.0, "what products of queries and keys are multiplied by; 0: 1/sqrt(head_dim)")
+    logit_cap: float = setting(0.0, "scores are bent to stay within this, by tanh (Gemma 2); 0: as they are")
     qk_norm: bool = setting(False, "RMSNorm on each query and key head (arXiv:2010.04245)")
-    qkv_bias: bool = setting(False, "bias of the query, key and value projections")
+    qk_norm_eps: float = setting(1e-6, "added under the root of that norm")
+    qk_norm_centred: bool = setting(False, "that norm scales by 1 + weight (Gemma)")
+    q_bias: bool = setting(False, "bias of the query projection")
+    k_bias: bool = setting(False, "bias of the key projection")
+    v_bias: bool = setting(False, "bias of the value projection")
     out_bias: bool = setting(False, "bias of the output projection")
 
     def __post_init__(self) -> None:
@@ -83,14 +96,23 @@ class GroupedQueryAttention(MixerConfig):
                 f"n_heads={self.n_heads} must be a multiple of n_kv_heads={self.n_kv_heads}; "
                 f"try n_kv_heads = {', '.join(fits)}"
             )
+        for name in ("scale", "logit_cap"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
+        if not self.qk_norm_eps > 0:
+            raise ValueError(f"qk_norm_eps={self.qk_norm_eps} must be above 0")
 
-    def rotary_width(self) -> int:
-        return self.head_dim
+    def score_scale(self) -> float:
+        """What products of queries and keys are multiplied by."""
+        return self.scale or self.head_dim**-0.5
+
+    def heads(self) -> tuple[int, int]:
+        return self.n_heads, self.head_dim
 
     def n_params(self, d_model: int) -> int:
         queries, shared = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         weights = d_model * (2 * queries + 2 * shared)
-        biases = (queries + 2 * shared) * self.qkv_bias + d_model * self.out_bias
+        biases = queries * self.q_bias + shared * (self.k_bias + self.v_bias) + d_model * self.out_bias
         return weights + biases + 2 * self.head_dim * self.qk_norm
 
     def flops_per_token(self, d_model: int, context: int) -> int:
@@ -110,58 +132,235 @@ class Attention(Mixer):
     def __init__(self, config: GroupedQueryAttention, d_model: int) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
+        self.scale, self.logit_cap = config.score_scale(), config.logit_cap
         queries, shared = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
-        self.q_proj = nn.Linear(d_model, queries, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(d_model, shared, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(d_model, shared, bias=config.qkv_bias)
+        self.q_proj = nn.Linear(d_model, queries, bias=config.q_bias)
+        self.k_proj = nn.Linear(d_model, shared, bias=config.k_bias)
+        self.v_proj = nn.Linear(d_model, shared, bias=config.v_bias)
         self.out_proj = nn.Linear(queries, d_model, bias=config.out_bias)
-        self.q_norm = RMSNorm(self.head_dim, 1e-6) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(self.head_dim, 1e-6) if config.qk_norm else nn.Identity()
+        self.q_norm, self.k_norm = (
+            RMSNorm(self.head_dim, config.qk_norm_eps, config.qk_norm_centred) if config.qk_norm else nn.Identity()
+            for _ in range(2)
+        )
         self.path: Path = "fused"
 
     def output_projections(self) -> list[nn.Linear]:
         return [self.out_proj]
 
-    def forward(self, x: Tensor, tables: Tables | None, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
-        batch, length, _ = x.shape
-        q = self.q_norm(self.q_proj(x).view(batch, length, self.n_heads, self.head_dim))
-        k = self.k_norm(self.k_proj(x).view(batch, length, self.n_kv_heads, self.head_dim))
-        v = self.v_proj(x).view(batch, length, self.n_kv_heads, self.head_dim)
+    def queries(self, x: Tensor) -> Tensor:
+        """(B, T, N, H)."""
+        q: Tensor = self.q_norm(self.q_proj(x).view(*x.shape[:2], self.n_heads, self.head_dim))
+        return q
+
+    def keys(self, x: Tensor) -> Tensor:
+        """(B, S, K, H)."""
+        k: Tensor = self.k_norm(self.k_proj(x).view(*x.shape[:2], self.n_kv_heads, self.head_dim))
+        return k
+
+    def values(self, x: Tensor) -> Tensor:
+        """(B, K, S, H)."""
+        v: Tensor = self.v_proj(x).view(*x.shape[:2], self.n_kv_heads, self.head_dim).transpose(1, 2)
+        return v
+
+    def forward(self, x: Tensor, tables: Tables | None, sight: Sight | None, cache: LayerCache | None) -> Tensor:
+        q, k, v = self.queries(x), self.keys(x), self.values(x)
         if tables is not None:
             q, k = rotate(q, tables), rotate(k, tables)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
         if cache is not None:
             k, v = cache.append(k, v)
-        attend = attend_fused if self.path == "fused" else attend_explicit
-        mixed = attend(q, k, v, mask)
-        out: Tensor = self.out_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return self.mix(q, k, v, sight or Sight(q.shape[2], k.shape[2], x.device))
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
+        """Attention and the output projection: (B, T, D)."""
+        mixed = _ROADS[self.path](q, k, v, sight, self.scale, self.logit_cap)
+        out: Tensor = self.out_proj(mixed.transpose(1, 2).reshape(q.shape[0], q.shape[2], -1))
         return out
 
 
-def attend_explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(H)) v with the mask written out; returns (B, N, T, H)."""
-    from fabula.model.masks import causal
+class CrossAttention(Attention):
+    """Queries from one text, keys and values from another of any length (arXiv:1706.03762, section 3.2.3)."""
 
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, K, S, H) of a memory (B, S, D): once for a source, whatever is made of it."""
+        return self.keys(memory).transpose(1, 2), self.values(memory)
+
+    def attend(self, x: Tensor, keys_values: tuple[Tensor, Tensor], seen: Tensor | None) -> Tensor:
+        """(B, T, D) from x (B, T, D); `seen` (B, S) is false for keys that nobody sees (padding)."""
+        k, v = keys_values
+        q = self.queries(x).transpose(1, 2)
+        return self.mix(q, k, v, Sight(q.shape[2], k.shape[2], x.device, causal=False, seen=seen))
+
+
+def attend_explicit(q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float, logit_cap: float = 0.0) -> Tensor:
+    """softmax(q k^T * scale) v with scores and mask written out; returns (B, N, T, H)."""
+    bias = None if sight.bias is None else sight.bias(sight.distance(slice(0, q.shape[2]), slice(0, k.shape[2])))
+    return _written_out(q, k, v, sight.allowed(), bias, scale, logit_cap)
+
+
+def _written_out(
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, bias: Tensor | None, scale: float, logit_cap: float
+) -> Tensor:
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    if mask is None:
-        mask = causal(q.shape[2], k.shape[2], q.device)
-    scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
-    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
-    return weights.to(v.dtype) @ v
+    scores = (q @ k.transpose(-1, -2)).float() * scale
+    if logit_cap:
+        scores = logit_cap * torch.tanh(scores / logit_cap)
+    if bias is not None:
+        scores = scores + bias.float()
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    return scores.softmax(dim=-1).to(v.dtype) @ v
 
 
-def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The same through torch's fused kernel, which never holds a (T, S) matrix of scores."""
-    grouped = q.shape[1] != k.shape[1]
-    if mask is None and q.shape[2] == k.shape[2]:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-    if mask is None and q.shape[2] > 1:
-        from fabula.model.masks import causal
+def attend_fused(q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float, logit_cap: float = 0.0) -> Tensor:
+    """The same, piece by piece, through torch's fused kernel, which never holds a matrix of scores.
 
-        mask = causal(q.shape[2], k.shape[2], q.device)
-    # One query after a cache sees everything that is in it: no mask at all.
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+    There is no fused kernel for capped scores: their pieces are written out.
+    """
+    pieces = sight.pieces(q.dtype)
+    kernel = functools.partial(_capped, logit_cap=logit_cap) if logit_cap else _fused
+    if len(pieces) == 1:
+        return kernel(q[:, :, pieces[0].queries], k[:, :, pieces[0].keys], v[:, :, pieces[0].keys], pieces[0], scale)
+    by_hand = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
+    trained_bias = any(piece.mask is not None and piece.mask.requires_grad for piece in pieces)
+    if by_hand and not trained_bias and not torch.compiler.is_compiling():
+        out: Tensor = _Pieces.apply(q, k, v, pieces, scale, kernel)  # type: ignore[no-untyped-call]
+        return out
+    parts = [kernel(q[:, :, p.queries], k[:, :, p.keys], v[:, :, p.keys], p, scale) for p in pieces]
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=1).transpose(1, 2)
+
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Piece, float], Tensor]
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, piece: Piece, scale: float) -> Tensor:
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=piece.mask, is_causal=piece.causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+
+
+def _capped(q: Tensor, k: Tensor, v: Tensor, piece: Piece, scale: float, logit_cap: float) -> Tensor:
+    mask = piece.mask
+    if piece.causal:
+        mask = torch.full((q.shape[2], k.shape[2]), float("-inf"), device=q.device).triu(1)
+    return _written_out(q, k, v, None, mask, scale, logit_cap)
+
+
+class _Pieces(torch.autograd.Function):
+    """Pieces of queries, each with a view of the keys; the gradients of a key's pieces are summed in place.
+
+    Left to itself, autograd would fill a tensor of the size of all keys for each piece: time and memory that grow with
+    the square of the length.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, pieces: list[Piece], scale: float, kernel: Kernel) -> Tensor:
+        # Laid out (B, T, N, H), as the projection after it reads it.
+        out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
+        graphs = []
+        with torch.enable_grad():
+            for piece in pieces:
+                views = (q[:, :, piece.queries], k[:, :, piece.keys], v[:, :, piece.keys])
+                leaves = [view.detach().requires_grad_() for view in views]
+                part = kernel(leaves[0], leaves[1], leaves[2], piece, scale)
+                out[:, piece.queries] = part.detach().transpose(1, 2)
+                graphs.append((leaves, part))
+        ctx.pieces, ctx.graphs, ctx.shapes = pieces, graphs, (q.shape, k.shape, v.shape)
+        return out.transpose(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (grad,) = grad_outputs
+        if ctx.graphs is None:
+            raise RuntimeError("attention in pieces was differentiated twice: what it kept is for one backward pass")
+        (batch, heads, length, width), of_keys, of_values = ctx.shapes
+        grad_q = grad.new_empty(batch, length, heads, width)
+        grad_k, grad_v = grad.new_zeros(of_keys), grad.new_zeros(of_values)
+        for piece, (leaves, part) in zip(ctx.pieces, ctx.graphs, strict=True):
+            parts = torch.autograd.grad(part, leaves, grad[:, :, piece.queries])
+            grad_q[:, piece.queries] = parts[0].transpose(1, 2)
+            grad_k[:, :, piece.keys] += parts[1]
+            grad_v[:, :, piece.keys] += parts[2]
+        ctx.graphs = None
+        return grad_q.transpose(1, 2), grad_k, grad_v, None, None, None
+
+
+def attend_flex(q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float, logit_cap: float = 0.0) -> Tensor:
+    """The same through FlexAttention: blocks that nobody may see are never computed. Made for GPUs; on a CPU torch runs
+    it forwards only."""
+    if sight.bias is not None or (sight.plain and not logit_cap):
+        return attend_fused(q, k, v, sight, scale, logit_cap)
+    from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+    before = sight.n_keys - sight.n_queries
+    most, reach, documents, of_keys = sight.most, sight.reach, sight.documents, sight.key_documents
+    look_ahead, seen = not sight.causal, sight.seen
+
+    def may(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        distance = query + before - key
+        found = (distance >= 0) | look_ahead
+        if reach is not None:
+            found = found & (distance <= (reach[batch, query] if reach.shape[0] > 1 else reach[0, query]))
+        elif most is not None:
+            found = found & (distance <= most)
+        if documents is not None and of_keys is not None:
+            found = found & (documents[batch, query] == of_keys[batch, key])
+        if seen is not None:
+            found = found & seen[batch, key]
+        return found
+
+    def bend(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return logit_cap * torch.tanh(score / logit_cap)
+
+    if sight.block_mask is None:
+        per_row = any(t is not None and t.shape[0] > 1 for t in (reach, documents, seen))
+        sight.block_mask = create_block_mask(
+            may, q.shape[0] if per_row else None, None, sight.n_queries, sight.n_keys, device=q.device
+        )
+    assert isinstance(sight.block_mask, BlockMask)
+    run = _compiled() if q.device.type == "cuda" else flex_attention
+    out: Tensor = run(  # type: ignore[operator]
+        q,
+        k,
+        v,
+        score_mod=bend if logit_cap else None,
+        block_mask=sight.block_mask,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return out
+
+
+@functools.cache
+def _compiled() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    # Without compilation FlexAttention computes every score and saves nothing.
+    return torch.compile(flex_attention, dynamic=False)
+
+
+_ROADS: dict[Path, Callable[..., Tensor]] = {
+    "fused": attend_fused,
+    "explicit": attend_explicit,
+    "flex": attend_flex,
+}
+
+
+def usual_path(device: str, *, documents: bool, spans: bool, capped: bool, biased: bool) -> tuple[Path, str]:
+    """The road for training on a device, and why. The arguments say what the attention is made of: packed documents,
+    layers that see only what is near, capped scores, a bias of positions."""
+    needed = [n for n, there in (("documents", documents), ("spans", spans), ("capped scores", capped)) if there]
+    if device != "cuda":
+        return "fused", f"fused attention: FlexAttention has no backward pass on {device}"
+    if biased:
+        return "fused", "fused attention: scores have a bias of positions"
+    if not needed:
+        return "fused", "fused attention: plain causal attention has a kernel of its own"
+    if importlib.util.find_spec("triton") is None:
+        return "fused", "fused attention: FlexAttention needs triton, which is not installed"
+    return "flex", f"FlexAttention: it skips what {' and '.join(needed)} hide"
 
 
 def set_path(model: nn.Module, path: Path) -> None:
@@ -172,6 +371,6 @@ def set_path(model: nn.Module, path: Path) -> None:
 
 
 __all__ = [
-    "Attention", "GroupedQueryAttention", "Mixer", "MixerConfig", "Path", "attend_explicit", "attend_fused", "mixers",
-    "set_path",
+    "Attention", "CrossAttention", "GroupedQueryAttention", "Mixer", "MixerConfig", "Path", "attend_explicit",
+    "attend_flex", "attend_fused", "mixers", "set_path", "usual_path",
 ]  # fmt: skip

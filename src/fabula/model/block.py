@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fabula.model.attention import MixerConfig
 from fabula.model.cache import LayerCache
 from fabula.model.ffn import FFNConfig
+from fabula.model.masks import Sight
 from fabula.model.norms import NormConfig
 from fabula.model.positions import Tables
 
@@ -48,11 +49,11 @@ class Block(nn.Module):
         self.ffn_out_norm = norm.build(d_model) if outer else nn.Identity()
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
-    def forward(self, x: Tensor, tables: Tables | None, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, tables: Tables | None, sight: Sight | None, cache: LayerCache | None) -> Tensor:
         if self.placement == "post":
-            x = self.attention_norm(x + self.dropout(self.attention(x, tables, mask, cache)))
+            x = self.attention_norm(x + self.dropout(self.attention(x, tables, sight, cache)))
             out: Tensor = self.ffn_norm(x + self.dropout(self.ffn(x)))
             return out
-        mixed = self.attention(self.attention_norm(x), tables, mask, cache)
+        mixed = self.attention(self.attention_norm(x), tables, sight, cache)
         x = x + self.dropout(self.attention_out_norm(mixed))
         return x + self.dropout(self.ffn_out_norm(self.ffn(self.ffn_norm(x))))

@@ -3,7 +3,8 @@
     tokens (B, T) ─► embedding ─► blocks ─► norm ─► hidden (B, T, D) ─► head ─► logits (B, T, V)
 
 Training asks for `hidden` and lets `losses` apply the head in chunks; everything else asks for logits. Positions and
-document numbers come from the caller; with document numbers, attention stays inside a document.
+document numbers come from the caller; with document numbers, attention stays inside a document. Padding, on either
+side, is a document of its own.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fabula.model import masks
 from fabula.model.block import Block
 from fabula.model.cache import Cache
 from fabula.model.config import ModelConfig
 from fabula.model.init import initialise
+from fabula.model.masks import Sight
 
 
 class Decoder(nn.Module):
@@ -26,13 +27,14 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.position = config.position.build(config.d_model, config.context_length, config.attention.rotary_width())
+        self.position = config.position.build(config.shape())
         self.blocks = nn.ModuleList(
             Block(config.d_model, config.attention, config.ffn, config.norm, config.placement, config.dropout)
             for _ in range(config.n_layers)
         )
         self.norm = config.norm.build(config.d_model) if config.final_norm else nn.Identity()
-        self.embedding_factor = config.embedding_factor()
+        self.kinds = config.kinds()
+        self.embedding_factor, self.logit_cap = config.embedding_factor(), config.logit_cap
         self.head = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.head_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.head_bias else None
         outputs = [
@@ -50,7 +52,7 @@ class Decoder(nn.Module):
 
     def new_cache(self) -> Cache:
         """An empty memory for decoding."""
-        return Cache(self.config.n_layers)
+        return Cache(self.config.reaches())
 
     def hidden(
         self,
@@ -62,26 +64,53 @@ class Decoder(nn.Module):
         """The last hidden states (B, T, D), normalised, ready for the head.
 
         tokens (B, T); positions (B, T) default to counting on from the cache; documents (B, T) are numbers that differ
-        between documents packed in one row.
+        between the documents packed in one row, each an unbroken stretch (rising numbers are the fastest). With a
+        cache, tokens without numbers go on with the row's last document.
         """
-        start = 0 if cache is None else cache.length
+        start, (batch, length) = 0 if cache is None else cache.length, tokens.shape
+        if start + length > self.config.context_length:
+            raise ValueError(
+                f"{start + length:,} tokens are more than the context_length of {self.config.context_length:,}"
+            )
         if positions is None:
-            positions = torch.arange(start, start + tokens.shape[1], device=tokens.device).unsqueeze(0)
-        mask = None
-        if documents is not None:
-            if cache is not None:
-                raise ValueError("documents and a cache cannot be combined: a cache holds one document a row")
-            mask = masks.same_document(documents) & masks.causal(tokens.shape[1], tokens.shape[1], tokens.device)
-            mask = mask.unsqueeze(1)
+            positions = torch.arange(start, start + length, device=tokens.device).unsqueeze(0)
+        of_keys = documents if cache is None else cache.extend_documents(documents, batch, length)
+        if of_keys is not None and documents is None:
+            documents = of_keys[:, -length:]
         x = self.embedding(tokens)
         if self.embedding_factor != 1:
             x = x * self.embedding_factor
         x = self.position.embed(x, positions)
-        tables = self.position.tables(positions)
-        for index, block in enumerate(self.blocks):
-            x = block(x, tables, mask, None if cache is None else cache.layers[index])
+        tables = {kind: self.position.tables(positions, local=kind == "L") for kind in set(self.kinds)}
+        sights: dict[str, Sight] = {}
+        for index, (kind, block) in enumerate(zip(self.kinds, self.blocks, strict=True)):
+            layer = None if cache is None else cache.layers[index]
+            if kind not in sights:
+                n_keys = length if layer is None else layer.n_keys(length)
+                sights[kind] = Sight(
+                    length,
+                    n_keys,
+                    tokens.device,
+                    span=self.config.local if kind == "L" else None,
+                    positions=positions,
+                    documents=documents,
+                    key_documents=None if of_keys is None else of_keys[:, -n_keys:],
+                    bias=self.position.bias if self.position.biased else None,
+                )
+            x = block(x, tables[kind], sights[kind], layer)
         out: Tensor = self.norm(x)
         return out
+
+    def auxiliary(self) -> Tensor | None:
+        """What training adds to the loss of the last forward pass, in nats a token: the mean over the layers that have
+        any (mixtures of experts). Asking for it takes it away."""
+        found = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            if block.ffn.auxiliary is not None:
+                found.append(block.ffn.auxiliary)
+                block.ffn.auxiliary = None
+        return torch.stack(found).mean() if found else None
 
     def forward(
         self,
@@ -95,4 +124,5 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The head: hidden states (..., D) to logits (..., V) in float32."""
-        return F.linear(hidden, self.head_weight.to(hidden.dtype), self.head_bias).float()
+        logits = F.linear(hidden, self.head_weight.to(hidden.dtype), self.head_bias).float()
+        return self.logit_cap * torch.tanh(logits / self.logit_cap) if self.logit_cap else logits

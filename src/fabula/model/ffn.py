@@ -1,4 +1,5 @@
-"""What happens at each position by itself? Two-layer networks, plain (ReLU, GELU, ReLU²) and gated (GLU and kin).
+"""What happens at each position by itself? Two-layer networks, plain (ReLU, GELU, ReLU²) and gated (GLU and kin), and
+mixtures of them.
 
 Shapes: (B, T, D) to (B, T, D) through a hidden width F.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,6 +20,9 @@ ffns: Registry[type[FFNConfig]] = Registry("ffn")
 
 
 class FFN(nn.Module):
+    # What training adds to the loss for the last forward pass, in nats a token; only mixtures have any.
+    auxiliary: Tensor | None = None
+
     def output_projections(self) -> list[nn.Linear]:
         """The linears that write into the residual stream."""
         raise NotImplementedError
@@ -43,6 +48,10 @@ class FFNConfig:
     def n_params(self, d_model: int) -> int:
         matrices = self.n_matrices()
         return matrices * d_model * self.d_ff + self.bias * ((matrices - 1) * self.d_ff + d_model)
+
+    def n_active_params(self, d_model: int) -> int:
+        """Parameters that one token meets."""
+        return self.n_params(d_model)
 
     def flops_per_token(self, d_model: int) -> int:
         """Forward FLOPs of the matrix products for one token."""
@@ -119,6 +128,45 @@ class GegluFFN(FFNConfig):
         return Gated(d_model, self.d_ff, self.bias, nn.GELU(approximate="tanh" if self.tanh else "none"))
 
 
+@ffns.register("moe")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixtureOfExperts(FFNConfig):
+    """A router sends each token to the best few of many SwiGLU experts (arXiv:1701.06538).
+
+    The chosen experts' outputs are weighted by the softmax over their scores (Mixtral, arXiv:2401.04088). No expert has
+    a capacity, so no token is dropped. A loss keeps the experts equally busy (arXiv:2101.03961, equation 4).
+    """
+
+    n_experts: int = setting(8, "experts in a layer")
+    n_active: int = setting(2, "experts that a token is sent to")
+    balance: float = setting(0.01, "weight of the loss that keeps the experts equally busy; 0: none")
+
+    def __post_init__(self) -> None:
+        FFNConfig.__post_init__(self)
+        for name in ("n_experts", "n_active"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.n_active > self.n_experts:
+            raise ValueError(f"n_active={self.n_active} must be at most n_experts={self.n_experts}")
+        if not 0 <= self.balance < float("inf"):
+            raise ValueError(f"balance={self.balance} must be at least 0")
+
+    def _expert(self) -> SwigluFFN:
+        return SwigluFFN(d_ff=self.d_ff, bias=self.bias)
+
+    def n_params(self, d_model: int) -> int:
+        return self.n_experts * (self._expert().n_params(d_model) + d_model)
+
+    def n_active_params(self, d_model: int) -> int:
+        return self.n_active * self._expert().n_params(d_model) + self.n_experts * d_model
+
+    def flops_per_token(self, d_model: int) -> int:
+        return self.n_active * self._expert().flops_per_token(d_model) + 2 * self.n_experts * d_model
+
+    def build(self, d_model: int) -> FFN:
+        return Mixture(self, d_model)
+
+
 class SquaredReLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x).square()
@@ -153,3 +201,43 @@ class Gated(FFN):
 
     def output_projections(self) -> list[nn.Linear]:
         return [self.down]
+
+
+class Mixture(FFN):
+    def __init__(self, config: MixtureOfExperts, d_model: int) -> None:
+        super().__init__()
+        self.n_active, self.balance = config.n_active, config.balance
+        self.router = nn.Linear(d_model, config.n_experts, bias=False)
+        self.experts = nn.ModuleList(
+            Gated(d_model, config.d_ff, config.bias, nn.SiLU()) for _ in range(config.n_experts)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(0, -2)
+        scores = self.router(tokens).float()
+        best, chosen = scores.topk(self.n_active, dim=-1)
+        # Among several the chosen ones share all the weight. A single one keeps its probability among all experts, as
+        # in the Switch Transformer: of a constant 1 the router could learn nothing.
+        weights = (best.softmax(dim=-1) if self.n_active > 1 else (best - scores.logsumexp(-1, True)).exp()).to(x.dtype)
+        out = torch.zeros_like(tokens)
+        for number, expert in enumerate(self.experts):
+            rows, rank = (chosen == number).nonzero(as_tuple=True)
+            # One that nobody was sent to runs on no rows, so that it takes part in every backward pass.
+            given = expert(tokens[rows]) * weights[rows, rank].unsqueeze(1)
+            out = out.index_add(0, rows, given.to(out.dtype))
+        if self.training and self.balance:
+            self.auxiliary = self.balance * balance_loss(scores, chosen)
+        return out.view(x.shape)
+
+    def output_projections(self) -> list[nn.Linear]:
+        return [expert.down for expert in self.experts if isinstance(expert, Gated)]
+
+
+def balance_loss(scores: Tensor, chosen: Tensor) -> Tensor:
+    """E * sum over experts of (share of tokens sent to it) * (mean probability of it); 1 when all are equally busy.
+
+    scores (n, E), chosen (n, k).
+    """
+    n_experts = scores.shape[1]
+    share = torch.bincount(chosen.flatten(), minlength=n_experts).float() / chosen.numel()
+    return n_experts * (share * scores.softmax(dim=-1).mean(dim=0)).sum()

@@ -15,10 +15,11 @@ from fabula.config import Data, collect, merge, to_data
 from fabula.errors import InputError
 from fabula.model.attention import GroupedQueryAttention
 from fabula.model.config import ModelConfig
-from fabula.model.ffn import ReluFFN, SwigluFFN
+from fabula.model.ffn import GegluFFN, GeluFFN, ReluFFN, SwigluFFN
 from fabula.model.init import InitConfig
 from fabula.model.norms import LayerNormConfig, RMSNormConfig
 from fabula.model.positions import LearnedPositions, Rope
+from fabula.model.spans import Sliding
 from fabula.registry import Registry
 
 
@@ -101,6 +102,13 @@ presets.add(
 )
 
 
+def _biased_heads(n_heads: int) -> GroupedQueryAttention:
+    """Multi-head attention, heads of 64, a bias on every projection."""
+    return GroupedQueryAttention(
+        n_heads=n_heads, n_kv_heads=n_heads, head_dim=64, q_bias=True, k_bias=True, v_bias=True, out_bias=True
+    )
+
+
 def _nima(*, d_model: int, n_layers: int, context: int, vocab: int, without_words: int) -> Preset:
     heads = d_model // 64
     config = ModelConfig(
@@ -108,7 +116,7 @@ def _nima(*, d_model: int, n_layers: int, context: int, vocab: int, without_word
         context_length=context,
         d_model=d_model,
         n_layers=n_layers,
-        attention=GroupedQueryAttention(n_heads=heads, n_kv_heads=heads, head_dim=64, qkv_bias=True, out_bias=True),
+        attention=_biased_heads(heads),
         position=LearnedPositions(),
         ffn=ReluFFN(d_ff=4 * d_model, bias=True),
         norm=LayerNormConfig(eps=1e-5),
@@ -140,6 +148,111 @@ def _lillm(n_params: int, *, d_model: int, n_layers: int, head_dim: int, d_ff: i
 
 presets.add("lillm-39m", _lillm(39_596_544, d_model=512, n_layers=12, head_dim=32, d_ff=1408))
 presets.add("lillm-300m", _lillm(291_554_304, d_model=1024, n_layers=24, head_dim=64, d_ff=2816))
+
+
+def _gemma3(n_params: int, *, vocab: int, tied: bool, source: str) -> Preset:
+    config = ModelConfig(
+        vocab_size=vocab,
+        context_length=32_768,
+        d_model=640,
+        n_layers=18,
+        # The scale is 1/sqrt(256), the inverse root of query_pre_attn_scalar, which need not be head_dim.
+        attention=GroupedQueryAttention(
+            n_heads=4, n_kv_heads=1, head_dim=256, scale=256**-0.5, qk_norm=True, qk_norm_centred=True
+        ),
+        position=Rope(theta=1e6, local_theta=1e4),
+        ffn=GegluFFN(d_ff=2048, tanh=True),
+        norm=RMSNormConfig(eps=1e-6, centred=True),
+        placement="sandwich",
+        pattern="LLLLLG",
+        local=Sliding(window=512),
+        embedding_scale="sqrt_width",
+        tied=tied,
+        init=InitConfig(linear="normal", std=0.02, embedding_std=0.02, output="same"),
+    )
+    return Preset(config, n_params, source)
+
+
+presets.add(
+    "gemma3-tinystories",
+    _gemma3(164_654_976, vocab=50_257, tied=False, source="Gemma-TinyStories; tied = true has 132,490,496"),
+)
+presets.add(
+    "gemma3-270m",
+    _gemma3(268_098_176, vocab=262_144, tied=True, source="Gemma 3 270M (arXiv:2503.19786)"),
+)
+presets.add(
+    "gpt2",
+    Preset(
+        ModelConfig(
+            vocab_size=50_257,
+            context_length=1024,
+            d_model=768,
+            n_layers=12,
+            attention=_biased_heads(12),
+            position=LearnedPositions(),
+            ffn=GeluFFN(d_ff=3072, bias=True, tanh=True),
+            norm=LayerNormConfig(eps=1e-5),
+            tied=True,
+        ),
+        124_439_808,
+        "GPT-2, the smallest (Radford et al., 2019)",
+    ),
+)
+presets.add(
+    "smollm2-135m",
+    Preset(
+        ModelConfig(
+            vocab_size=49_152,
+            context_length=8192,
+            d_model=576,
+            n_layers=30,
+            attention=GroupedQueryAttention(n_heads=9, n_kv_heads=3, head_dim=64),
+            position=Rope(theta=100_000.0),
+            ffn=SwigluFFN(d_ff=1536),
+            norm=RMSNormConfig(eps=1e-5),
+            tied=True,
+        ),
+        134_515_008,
+        "SmolLM2 135M (arXiv:2502.02737); the shape of Llama",
+    ),
+)
+presets.add(
+    "qwen3-0.6b",
+    Preset(
+        ModelConfig(
+            vocab_size=151_936,
+            context_length=40_960,
+            d_model=1024,
+            n_layers=28,
+            attention=GroupedQueryAttention(n_heads=16, n_kv_heads=8, head_dim=128, qk_norm=True),
+            position=Rope(theta=1e6),
+            ffn=SwigluFFN(d_ff=3072),
+            norm=RMSNormConfig(eps=1e-6),
+            tied=True,
+        ),
+        596_049_920,
+        "Qwen3 0.6B (arXiv:2505.09388)",
+    ),
+)
+presets.add(
+    "llama-3.2-1b",
+    Preset(
+        ModelConfig(
+            vocab_size=128_256,
+            context_length=131_072,
+            d_model=2048,
+            n_layers=16,
+            attention=GroupedQueryAttention(n_heads=32, n_kv_heads=8, head_dim=64),
+            position=Rope(theta=500_000.0, scaling="llama3", factor=32.0, original_context=8192),
+            ffn=SwigluFFN(d_ff=8192),
+            norm=RMSNormConfig(eps=1e-5),
+            tied=True,
+        ),
+        1_235_814_400,
+        "Llama 3.2 1B (arXiv:2407.21783)",
+    ),
+)
 
 
 def resolve(section: Mapping[str, Any], problems: list[str]) -> tuple[str, ModelConfig | None]:

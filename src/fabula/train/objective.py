@@ -16,10 +16,14 @@ from fabula.losses import linear_cross_entropy
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A sum in nats (differentiable) over `count` predictions."""
+    """A sum in nats (differentiable) over `count` predictions.
+
+    `extra` is minimised with it and not reported: what keeps a model in order, as the balance of experts.
+    """
 
     total: Tensor
     count: int
+    extra: Tensor | None = None
 
 
 class Objective(Protocol):
@@ -32,11 +36,14 @@ class CausalModel(Protocol):
     """What next-token prediction asks of a model."""
 
     head_bias: Tensor | None
+    logit_cap: float
 
     @property
     def head_weight(self) -> Tensor: ...
 
     def hidden(self, tokens: Tensor, positions: Tensor | None, documents: Tensor | None) -> Tensor: ...
+
+    def auxiliary(self) -> Tensor | None: ...
 
 
 class NextToken:
@@ -46,6 +53,7 @@ class NextToken:
         causal = cast(CausalModel, model)
         hidden = causal.hidden(batch.tokens, batch.positions, batch.documents)
         total = linear_cross_entropy(
-            hidden.flatten(0, 1), causal.head_weight, batch.targets.flatten(), causal.head_bias
+            hidden.flatten(0, 1), causal.head_weight, batch.targets.flatten(), causal.head_bias, causal.logit_cap
         )
-        return Loss(total, batch.n_targets)
+        auxiliary, count = causal.auxiliary(), batch.n_targets
+        return Loss(total, count, None if auxiliary is None else auxiliary * count)

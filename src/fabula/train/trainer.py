@@ -228,7 +228,8 @@ class Trainer:
                 continue
             with self.device.autocast():
                 loss = self.objective(self.model, part.to(self.device))
-            (loss.total / count).backward()
+            minimised = loss.total if loss.extra is None else loss.total + loss.extra
+            (minimised / count).backward()
             total += loss.total.item()
         return total
 
