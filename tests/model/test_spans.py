@@ -145,7 +145,7 @@ FLEXIBLE = {
     "window": Sight(40, 40, span=Sliding(window=5)),
     "blocks": Sight(40, 40, span=Blocks(size=8)),
     "documents": Sight(40, 40, documents=torch.stack([torch.arange(40) // n for n in (9, 30)])),
-    "after a cache": Sight(7, 40, span=Sliding(window=5)),
+    "after a cache": Sight(17, 40, span=Sliding(window=5)),
     "padded, both ways": Sight(40, 40, causal=False, seen=torch.arange(40).unsqueeze(0) < torch.tensor([[30], [40]])),
 }
 

@@ -54,6 +54,10 @@ class MixerConfig:
         """Query heads and the width of one: what position schemes depend on."""
         raise NotImplementedError
 
+    def capped(self) -> bool:
+        """Whether scores are bent, for which there are fewer kernels."""
+        return False
+
     def n_params(self, d_model: int) -> int:
         raise NotImplementedError
 
@@ -101,6 +105,9 @@ class GroupedQueryAttention(MixerConfig):
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
         if not self.qk_norm_eps > 0:
             raise ValueError(f"qk_norm_eps={self.qk_norm_eps} must be above 0")
+
+    def capped(self) -> bool:
+        return self.logit_cap > 0
 
     def score_scale(self) -> float:
         """What products of queries and keys are multiplied by."""
@@ -287,10 +294,14 @@ class _Pieces(torch.autograd.Function):
         return grad_q.transpose(1, 2), grad_k, grad_v, None, None, None
 
 
+# With fewer queries a block mask costs more than it saves: decoding takes the fused road.
+_FLEX_QUERIES = 16
+
+
 def attend_flex(q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float, logit_cap: float = 0.0) -> Tensor:
     """The same through FlexAttention: blocks that nobody may see are never computed. Made for GPUs; on a CPU torch runs
     it forwards only."""
-    if sight.bias is not None or (sight.plain and not logit_cap):
+    if sight.bias is not None or (sight.plain and not logit_cap) or sight.n_queries < _FLEX_QUERIES:
         return attend_fused(q, k, v, sight, scale, logit_cap)
     from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 

@@ -7,6 +7,7 @@ sandwich   x + norm(f(norm(x)))     (arXiv:2105.13290; Gemma 2 and 3)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from fabula.model.ffn import FFNConfig
 from fabula.model.masks import Sight
 from fabula.model.norms import NormConfig
 from fabula.model.positions import Tables
+from fabula.model.recompute import made_again
 
 Placement = Literal["pre", "post", "sandwich"]
 
@@ -50,10 +52,20 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor, tables: Tables | None, sight: Sight | None, cache: LayerCache | None) -> Tensor:
+        def attend(normed: Tensor) -> Tensor:
+            out: Tensor = self.attention(normed, tables, sight, cache)
+            return out
+
         if self.placement == "post":
-            x = self.attention_norm(x + self.dropout(self.attention(x, tables, sight, cache)))
+            x = self.attention_norm(x + self.dropout(attend(x)))
             out: Tensor = self.ffn_norm(x + self.dropout(self.ffn(x)))
             return out
-        mixed = self.attention(self.attention_norm(x), tables, sight, cache)
-        x = x + self.dropout(self.attention_out_norm(mixed))
-        return x + self.dropout(self.ffn_out_norm(self.ffn(self.ffn_norm(x))))
+        x = x + self.dropout(self.attention_out_norm(normalised(self.attention_norm, x, attend)))
+        return x + self.dropout(self.ffn_out_norm(normalised(self.ffn_norm, x, self.ffn)))
+
+
+def normalised(norm: nn.Module, x: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
+    """part(norm(x)). The norm keeps x for the backward pass; what it gave is made again from that."""
+    normed, kept = norm(x), x.detach()
+    with made_again(normed, lambda: norm.forward(kept)):  # without its hooks, which have been called
+        return part(normed)

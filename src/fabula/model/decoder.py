@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fabula.model.attention import set_path, usual_path
 from fabula.model.block import Block
 from fabula.model.cache import Cache
 from fabula.model.config import ModelConfig
@@ -53,6 +54,18 @@ class Decoder(nn.Module):
     def new_cache(self) -> Cache:
         """An empty memory for decoding."""
         return Cache(self.config.reaches())
+
+    def choose_path(self, device: str, documents: bool) -> str:
+        """Send attention down the road that trains fastest on a device, with packed documents or without; says why."""
+        path, reason = usual_path(
+            device,
+            documents=documents,
+            spans="L" in self.kinds,
+            capped=self.config.attention.capped(),
+            biased=self.position.biased,
+        )
+        set_path(self, path)
+        return reason
 
     def hidden(
         self,

@@ -6,6 +6,8 @@ Shapes: (B, T, D) to (B, T, D) through a hidden width F.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fabula.config import setting
+from fabula.model.recompute import elementwise, made_again
 from fabula.registry import Registry
+
+Activation = Callable[[Tensor], Tensor]
 
 ffns: Registry[type[FFNConfig]] = Registry("ffn")
 
@@ -67,7 +72,7 @@ class ReluFFN(FFNConfig):
     """down(relu(up(x))) (arXiv:1706.03762)."""
 
     def build(self, d_model: int) -> FFN:
-        return Plain(d_model, self.d_ff, self.bias, nn.ReLU())
+        return Plain(d_model, self.d_ff, self.bias, F.relu)
 
 
 @ffns.register("gelu")
@@ -78,7 +83,7 @@ class GeluFFN(FFNConfig):
     tanh: bool = setting(True, "the tanh approximation instead of the exact form")
 
     def build(self, d_model: int) -> FFN:
-        return Plain(d_model, self.d_ff, self.bias, nn.GELU(approximate="tanh" if self.tanh else "none"))
+        return Plain(d_model, self.d_ff, self.bias, _gelu(self.tanh))
 
 
 @ffns.register("relu2")
@@ -87,7 +92,7 @@ class SquaredReluFFN(FFNConfig):
     """down(relu(up(x))²) (arXiv:2109.08668)."""
 
     def build(self, d_model: int) -> FFN:
-        return Plain(d_model, self.d_ff, self.bias, SquaredReLU())
+        return Plain(d_model, self.d_ff, self.bias, squared_relu)
 
 
 @ffns.register("glu")
@@ -99,7 +104,7 @@ class GluFFN(FFNConfig):
         return 3
 
     def build(self, d_model: int) -> FFN:
-        return Gated(d_model, self.d_ff, self.bias, nn.Sigmoid())
+        return Gated(d_model, self.d_ff, self.bias, torch.sigmoid)
 
 
 @ffns.register("swiglu")
@@ -111,7 +116,7 @@ class SwigluFFN(FFNConfig):
         return 3
 
     def build(self, d_model: int) -> FFN:
-        return Gated(d_model, self.d_ff, self.bias, nn.SiLU())
+        return Gated(d_model, self.d_ff, self.bias, F.silu)
 
 
 @ffns.register("geglu")
@@ -125,7 +130,7 @@ class GegluFFN(FFNConfig):
         return 3
 
     def build(self, d_model: int) -> FFN:
-        return Gated(d_model, self.d_ff, self.bias, nn.GELU(approximate="tanh" if self.tanh else "none"))
+        return Gated(d_model, self.d_ff, self.bias, _gelu(self.tanh))
 
 
 @ffns.register("moe")
@@ -167,28 +172,34 @@ class MixtureOfExperts(FFNConfig):
         return Mixture(self, d_model)
 
 
-class SquaredReLU(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x).square()
+def squared_relu(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
+def _gelu(tanh: bool) -> Activation:
+    return functools.partial(F.gelu, approximate="tanh" if tanh else "none")
 
 
 class Plain(FFN):
-    def __init__(self, d_model: int, d_ff: int, bias: bool, activation: nn.Module) -> None:
+    def __init__(self, d_model: int, d_ff: int, bias: bool, activation: Activation) -> None:
         super().__init__()
         self.up = nn.Linear(d_model, d_ff, bias=bias)
         self.activation = activation
         self.down = nn.Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(self.activation(self.up(x)))
-        return out
+        up = self.up(x)
+        if self.activation is F.relu:
+            out: Tensor = self.down(self.activation(up))  # keeps its output alone, which `down` keeps as well
+            return out
+        return _down(self.down, self.activation, up)
 
     def output_projections(self) -> list[nn.Linear]:
         return [self.down]
 
 
 class Gated(FFN):
-    def __init__(self, d_model: int, d_ff: int, bias: bool, activation: nn.Module) -> None:
+    def __init__(self, d_model: int, d_ff: int, bias: bool, activation: Activation) -> None:
         super().__init__()
         self.gate = nn.Linear(d_model, d_ff, bias=bias)
         self.up = nn.Linear(d_model, d_ff, bias=bias)
@@ -196,11 +207,22 @@ class Gated(FFN):
         self.down = nn.Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(self.activation(self.gate(x)) * self.up(x))
-        return out
+        return _down(self.down, self._gated, self.gate(x), self.up(x))
+
+    def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        return self.activation(gate) * up
 
     def output_projections(self) -> list[nn.Linear]:
         return [self.down]
+
+
+def _down(down: nn.Module, activate: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """down(activate(*inputs)), of which the backward pass keeps the inputs alone."""
+    hidden = elementwise(activate, *inputs)
+    kept = [tensor.detach() for tensor in inputs]
+    with made_again(hidden, lambda: activate(*kept)):
+        out: Tensor = down(hidden)
+    return out
 
 
 class Mixture(FFN):
@@ -208,9 +230,7 @@ class Mixture(FFN):
         super().__init__()
         self.n_active, self.balance = config.n_active, config.balance
         self.router = nn.Linear(d_model, config.n_experts, bias=False)
-        self.experts = nn.ModuleList(
-            Gated(d_model, config.d_ff, config.bias, nn.SiLU()) for _ in range(config.n_experts)
-        )
+        self.experts = nn.ModuleList(Gated(d_model, config.d_ff, config.bias, F.silu) for _ in range(config.n_experts))
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(0, -2)

@@ -93,14 +93,15 @@ class _RMSNormFunction(torch.autograd.Function):
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
         scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()
         unit = x * scale
-        ctx.save_for_backward(unit, scale, weight)
+        ctx.save_for_backward(x, scale, weight)
         return unit * weight
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         (grad,) = grad_outputs
-        unit, scale, weight = ctx.saved_tensors
+        x, scale, weight = ctx.saved_tensors
+        unit = x * scale
         product = (grad * unit).flatten(0, -2)
         # The part of the gradient along the unit vector is what normalising takes away.
         along = torch.mv(product, weight).view(scale.shape).div_(unit.shape[-1])

@@ -91,6 +91,7 @@ def run(
     _require_disk(folder, model_config, config.keep)
     seed_everything(seed)
     model = Decoder(model_config).to(device.torch)
+    progress.note(model.choose_path(device.name, config.isolate_documents))
     loader = Loader(shards.train, model_config.context_length, seed, config.isolate_documents)
     checker = Loader(shards.validation, model_config.context_length, seed, config.isolate_documents)
     byte_lengths = np.array(tokenizer.byte_lengths(), dtype=np.int64)

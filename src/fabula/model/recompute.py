@@ -1,0 +1,89 @@
+"""What need not be kept between forward and backward? Whatever is quickly made again from what is kept anyway.
+
+A feed-forward network would keep four tensors of its hidden width for the backward pass: gate, up, the activated gate
+and their product. Two are enough. The same holds for a normalised activation, of which the norm keeps the input and
+each projection behind it the output. Both are element by element and cost a few percent of the products around them
+(the idea of activation checkpointing, arXiv:1604.06174, where it is nearly free).
+
+The numbers are the same to the bit: what is made again is made by the same operations from the same tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
+
+Recipe = Callable[[], Tensor]
+
+
+@contextmanager
+def made_again(tensor: Tensor, recipe: Recipe) -> Iterator[None]:
+    """Inside it, whoever saves `tensor` for the backward pass saves the recipe instead.
+
+    `recipe` must return the same numbers in the same shape, and must hold nothing that would not be held otherwise.
+    """
+    if not torch.is_grad_enabled() or not tensor.requires_grad or torch.compiler.is_compiling():
+        yield
+        return
+    place, size, promise = tensor.data_ptr(), tensor.numel(), _Promise(recipe)
+
+    def pack(saved: Tensor) -> Tensor | tuple[_Promise, torch.Size]:
+        # Linear layers save a view with the batch flattened.
+        if saved.data_ptr() != place or saved.numel() != size or not saved.is_contiguous():
+            return saved
+        promise.owed += 1
+        return promise, saved.shape
+
+    def unpack(packed: Tensor | tuple[_Promise, torch.Size]) -> Tensor:
+        return packed if isinstance(packed, Tensor) else packed[0].keep().view(packed[1])
+
+    with saved_tensors_hooks(pack, unpack):
+        yield
+
+
+class _Promise:
+    """A tensor that is made when it is first asked for and let go when all who were promised it have had it."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.owed = 0
+        self._asked = 0
+        self._recipe = recipe
+        self._made: Tensor | None = None
+
+    def keep(self) -> Tensor:
+        with torch.no_grad():
+            made = self._recipe() if self._made is None else self._made
+        self._asked += 1
+        # A graph that is kept for a second backward pass asks anew.
+        self._made = made if self._asked % self.owed else None
+        return made
+
+
+def elementwise(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """function(*inputs), of which the backward pass keeps the inputs alone. Operations element by element only."""
+    if torch.compiler.is_compiling():
+        return function(*inputs)
+    out: Tensor = _Elementwise.apply(function, *inputs)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Elementwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        ctx.function = function
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        with torch.enable_grad():
+            inputs = [saved.detach().requires_grad_() for saved in ctx.saved_tensors]
+            again = ctx.function(*inputs)
+        return None, *torch.autograd.grad(again, inputs, grad_outputs[0])
