@@ -21,7 +21,7 @@ from tests import tiny
 Cli = Callable[..., tuple[int, str, str]]
 
 PARTS = ["corpus show", "corpus write", "tokenizer train", "tokenizer view", "data prepare", "data show"]
-PARTS += ["model list", "model show"]
+PARTS += ["model list", "model show", "model masks"]
 
 
 def one_document(text: str) -> Any:
@@ -438,7 +438,7 @@ def test_the_surface_is_what_it_was() -> None:
         "corpus": {"show", "write"},
         "tokenizer": {"train", "view"},
         "data": {"prepare", "show"},
-        "model": {"list", "show"},
+        "model": {"list", "masks", "show"},
     }
 
 

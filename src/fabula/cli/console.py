@@ -36,12 +36,15 @@ def shown(text: str) -> str:
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
 
 
-def out(text: str, end: str = "\n") -> None:
-    """A result, on stdout, at once; a terminal is never sent control characters. MachineError when the disk is full."""
+def out(text: str, end: str = "\n", own: bool = False) -> None:
+    """A result, on stdout, at once; a terminal is never sent control characters, except `own` ones (colours).
+
+    MachineError when the disk is full.
+    """
     if sys.stdout is None:  # the caller closed it
         return
     try:
-        sys.stdout.write((shown(text) if sys.stdout.isatty() else text) + end)
+        sys.stdout.write((shown(text) if sys.stdout.isatty() and not own else text) + end)
         sys.stdout.flush()
     except BrokenPipeError:
         raise

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from fabula.cli import console, overrides
 from fabula.cli.recipes import Json, RecipePath, Settings
-from fabula.errors import InputError
+from fabula.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from fabula.model.config import ModelConfig
 
 corpus = App(name="corpus")
 tokenizer = App(name="tokenizer")
 data = App(name="data")
 model = App(name="model")
+model.command("fabula.cli.masks:masks", name="masks", help="Draw who may see whom.")
 
 Source = Annotated[str, Parameter(help="fables:es, fables:en, a file, a folder or a pattern")]
 TokenizerPath = Annotated[Path, Parameter(help="a run folder, a tokenizer's folder or its tokenizer.json")]
@@ -220,25 +224,9 @@ def model_show(
     settings: Settings = (),
 ) -> None:
     """Parts, parameters, FLOPs and cache of a model; its settings can be changed with --model.NAME VALUE."""
-    from fabula.config import nest, to_data
-    from fabula.errors import ConfigError
-    from fabula.model.presets import resolve
+    from fabula.config import to_data
 
-    if Path(preset).is_dir():
-        from fabula import checkpoint
-
-        found = checkpoint.find(Path(preset))
-        section: dict[str, Any] = {"preset": found.manifest.get("preset", ""), **_config_of(found.path)}
-    else:
-        section = {"preset": preset}
-    from fabula.config import Typed, merge
-
-    changed = nest((name, Typed(value)) for name, value in overrides.split(settings))
-    wrong = [f"{name}: only --model.NAME VALUE is understood here" for name in changed if name != "model"]
-    section = merge(section, changed.get("model", {}))
-    name, config = resolve(section, wrong)
-    if config is None or wrong:
-        raise ConfigError(wrong)
+    name, config = resolve_model(preset, settings)
     parts = {part: count for part, count in config.parts().items() if count}
     facts = {
         "preset": name,
@@ -274,6 +262,27 @@ def model_show(
             ]
         )
     )
+
+
+def resolve_model(preset: str, settings: Settings) -> tuple[str, ModelConfig]:
+    """A preset's or a run's name and configuration, changed by settings; ConfigError lists what is wrong."""
+    from fabula.config import Typed, merge, nest
+    from fabula.model.presets import resolve
+
+    if Path(preset).is_dir():
+        from fabula import checkpoint
+
+        found = checkpoint.find(Path(preset))
+        section: dict[str, Any] = {"preset": found.manifest.get("preset", ""), **_config_of(found.path)}
+    else:
+        section = {"preset": preset}
+    changed = nest((name, Typed(value)) for name, value in overrides.split(settings))
+    wrong = [f"{name}: only --model.NAME VALUE is understood here" for name in changed if name != "model"]
+    section = merge(section, changed.get("model", {}))
+    name, config = resolve(section, wrong)
+    if config is None or wrong:
+        raise ConfigError(wrong)
+    return name, config
 
 
 def _one_line(table: dict[str, Any]) -> str:
