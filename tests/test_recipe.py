@@ -145,3 +145,48 @@ def test_the_models_vocabulary_is_the_tokenizers(tmp_path: Path) -> None:
         recipe.model_config(fixed, 320)
     larger = recipe.load(tiny.write_recipe(tmp_path), [("model.vocab_size", "512")])
     assert recipe.model_config(larger, 320)[1].vocab_size == 512
+
+
+SCALED = tiny.RECIPE + "\n[scales.small.model]\nn_layers = 1\n[scales.small.train]\nkeep = 2\n"
+
+
+def test_a_scale_is_laid_on_the_recipe_and_under_the_overrides(tmp_path: Path) -> None:
+    path = tiny.write_recipe(tmp_path, SCALED, name="r.toml")
+    plain, small = recipe.load(path), recipe.load(path, [("scale", "small")])
+    assert (plain.name, small.name) == ("r", "r-small")
+    assert (plain.scale, small.scale) == ("", "small")
+    assert plain.model["n_layers"] != 1
+    assert (small.model["n_layers"], small.train.keep) == (1, 2)
+    assert small.model["d_model"] == plain.model["d_model"], "what the scale does not name stays"
+    assert recipe.load(path, [("scale", "small"), ("model.n_layers", "3")]).model["n_layers"] == "3"
+    assert recipe.load(path, [("scale", "small"), ("name", "x")]).name == "x"
+
+
+def test_what_a_run_wrote_of_a_scale_is_a_recipe_of_that_scale(tmp_path: Path) -> None:
+    small = recipe.load(tiny.write_recipe(tmp_path, SCALED), [("scale", "small")])
+    preset, model = recipe.model_config(small, 320)
+    (tmp_path / "recipe.toml").write_text(recipe.dump(small, preset, model, {}), encoding="utf-8")
+    again = recipe.load(tmp_path / "recipe.toml")
+    assert (again.scale, again.name, again.train) == (small.scale, small.name, small.train)
+
+
+def test_scales_that_are_not_there(tmp_path: Path) -> None:
+    path = tiny.write_recipe(tmp_path, SCALED)
+    assert problems(path, ("scale", "smal")) == ['scale: there is no [scales.smal]; did you mean "small"?']
+    plain = tiny.write_recipe(tmp_path, name="plain.toml")
+    assert problems(plain, ("scale", "cpu")) == ["scale: there is no [scales.cpu]; this recipe has none"]
+    assert "expected tables" in problems(tiny.write_recipe(tmp_path, "scales = 3\n" + tiny.RECIPE))[0]
+    wrong = SCALED.replace("keep = 2", "kep = 2")
+    assert 'did you mean "keep"' in problems(tiny.write_recipe(tmp_path, wrong), ("scale", "small"))[0]
+
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_of_ours_is_right_at_every_scale(path: Path) -> None:
+    scales = tomllib.loads(path.read_text(encoding="utf-8")).get("scales", {})
+    for scale in ("", *scales):
+        loaded = recipe.load(path, [("scale", scale)] if scale else [])
+        size = loaded.tokenizer.vocab_size
+        recipe.model_config(loaded, size if isinstance(size, int) else 2048)

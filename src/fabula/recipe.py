@@ -1,8 +1,9 @@
 """A recipe: one TOML file, one whole run. Its sections are the stages.
 
-Precedence: preset < recipe < overrides of the command line. Everything that is wrong is reported at once, before
-anything is created. The resolved recipe, with every default written out and the rule behind every derived value, is
-stored in the run and is itself a recipe.
+Precedence: preset < recipe < its scale < overrides of the command line. A recipe may hold itself in several sizes: a
+table [scales.NAME] has what differs, and `--scale NAME` chooses it. Everything that is wrong is reported at once,
+before anything is created. The resolved recipe, with every default written out and the rule behind every derived value,
+is stored in the run and is itself a recipe.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from fabula import config
 from fabula.config import Data, Typed, setting
 from fabula.corpus.run import CorpusConfig
 from fabula.data.run import DataConfig
-from fabula.errors import ConfigError
+from fabula.errors import ConfigError, nearest
 from fabula.evaluate.config import EvaluateConfig
 from fabula.generate.config import GenerateConfig
 from fabula.report.run import ReportConfig
@@ -32,6 +33,7 @@ class Recipe:
     """Every stage's configuration."""
 
     name: str = setting("run", "the run's name: its folder is runs/NAME")
+    scale: str = setting("", "which of the recipe's scales this is; empty: the recipe as it stands")
     description: str = setting("", "a sentence for the report")
     seed: int = setting(0, "of the weights and of the order of the data")
     corpus: CorpusConfig = setting(factory=CorpusConfig, doc="where the text comes from")
@@ -53,17 +55,29 @@ class Recipe:
 
 def load(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> Recipe:
     """A recipe file with overrides laid on top; ConfigError with every problem otherwise."""
+    given = list(overrides)
     data = config.load_toml(path)
-    data.setdefault("name", path.stem)
-    return resolve(data, overrides, str(path))
+    data["name"] = run_name(data, path, dict(given))
+    return resolve(data, given, str(path))
+
+
+def run_name(data: Mapping[str, Any], path: Path, overrides: Mapping[str, str]) -> str:
+    """What the run of a recipe file is called: its own name or the file's, and after it the scale's."""
+    called = str(overrides.get("name") or data.get("name") or path.stem)
+    scale = overrides.get("scale")
+    return called if "name" in overrides or not scale else f"{called}-{scale}"
 
 
 def resolve(data: Mapping[str, Any], overrides: Iterable[tuple[str, str]] = (), where: str = "") -> Recipe:
     """A recipe from plain data and overrides; the [model] section is checked against its preset as well."""
     from fabula.model.presets import resolve as resolve_model
 
-    merged = config.merge(data, config.nest((name, Typed(value)) for name, value in overrides))
     problems: list[str] = []
+    given = list(overrides)
+    merged = config.merge(
+        _scaled(data, dict(given).get("scale", ""), problems),
+        config.nest((name, Typed(value)) for name, value in given),
+    )
     recipe = config.collect(Recipe, merged, "", problems)
     section = merged.get("model", {})
     if isinstance(section, Mapping):
@@ -71,6 +85,22 @@ def resolve(data: Mapping[str, Any], overrides: Iterable[tuple[str, str]] = (), 
     if problems or recipe is None:
         raise ConfigError(problems, where)
     return recipe
+
+
+def _scaled(data: Mapping[str, Any], scale: str, problems: list[str]) -> Data:
+    """A recipe's data with one of its scales laid on top, and without the scales."""
+    plain = {name: value for name, value in data.items() if name != "scales"}
+    scales = data.get("scales", {})
+    if not isinstance(scales, Mapping) or not all(isinstance(table, Mapping) for table in scales.values()):
+        problems.append("scales: expected tables, as [scales.cpu.train]")
+        return plain
+    if not scale:
+        return plain
+    if scale not in scales:
+        known = nearest(scale, list(scales)) if scales else "this recipe has none"
+        problems.append(f"scale: there is no [scales.{scale}]; {known}")
+        return plain
+    return config.merge(plain, scales[scale])
 
 
 def model_config(recipe: Recipe, vocab_size: int | None = None) -> tuple[str, ModelConfig]:

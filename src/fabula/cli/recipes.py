@@ -12,6 +12,7 @@ from fabula.cli import console, overrides
 from fabula.cli.settings import epilogue
 from fabula.config import Data, load_toml
 from fabula.progress import stop_on_signals
+from fabula.recipe import run_name
 
 Settings = Annotated[
     tuple[str, ...],
@@ -21,6 +22,7 @@ RecipePath = Annotated[Path, Parameter(help="a recipe, for example recipes/fable
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="one JSON document on stdout")]
 Runs = Annotated[Path, Parameter(name="--runs", help="the folder of all runs")]
 Name = Annotated[str | None, Parameter(help="the run's name; the recipe's by default")]
+Scale = Annotated[str | None, Parameter(help="one of the recipe's scales, for example cpu")]
 Fresh = Annotated[bool, Parameter(negative=(), help="remove an older run of that name first")]
 
 run = App(name="run", help_epilogue=epilogue(), help_format="plaintext")
@@ -36,6 +38,7 @@ def _run(
     *,
     name: Name = None,
     runs: Runs = Path("runs"),
+    scale: Scale = None,
     fresh: Fresh = False,
     json: Json = False,
     settings: Settings = (),
@@ -44,7 +47,7 @@ def _run(
 
     A stopped run is continued, stages that are up to date are skipped. Ctrl-C saves and leaves.
     """
-    _show(_all(recipe, name, runs, fresh, settings, None), json)
+    _show(_all(recipe, name, runs, fresh, _with_scale(settings, scale), None), json)
 
 
 @train.default
@@ -54,20 +57,25 @@ def _train(
     *,
     name: Name = None,
     runs: Runs = Path("runs"),
+    scale: Scale = None,
     fresh: Fresh = False,
     json: Json = False,
     settings: Settings = (),
 ) -> None:
     """The stages of a recipe up to the trained model; no final evaluation."""
-    _show(_all(recipe, name, runs, fresh, settings, "train"), json)
+    _show(_all(recipe, name, runs, fresh, _with_scale(settings, scale), "train"), json)
+
+
+def _with_scale(settings: Settings, scale: str | None) -> Settings:
+    return settings if scale is None else (*settings, f"scale={scale}")
 
 
 def _all(recipe: Path, name: str | None, runs: Path, fresh: bool, settings: Settings, until: str | None) -> Any:
     """The stages of a recipe. Signals are heard from here; what is quickly told is told before torch is imported."""
     given = dict(overrides.split(settings))
-    called = name or given.get("name") or load_toml(recipe).get("name") or recipe.stem
+    called = name or run_name(load_toml(recipe), recipe, given)
     with stop_on_signals():
-        storage.refuse_if_held(runs / str(called))
+        storage.refuse_if_held(runs / called)
         from fabula import pipeline
 
         watcher = console.Watcher()
@@ -92,11 +100,12 @@ def _resume(run_folder: Path, /, *, json: Json = False, settings: Settings = ())
 
 
 @plan.default
-def _plan(recipe: RecipePath, /, *, json: Json = False, settings: Settings = ()) -> None:
+def _plan(recipe: RecipePath, /, *, scale: Scale = None, json: Json = False, settings: Settings = ()) -> None:
     """What a recipe would take on this machine: parameters, FLOPs, steps, memory, time. Trains nothing."""
     from fabula import pipeline
 
-    planned = pipeline.plan(recipe, dict(overrides.split(settings)), console.Watcher())
+    given = dict(overrides.split(_with_scale(settings, scale)))
+    planned = pipeline.plan(recipe, given, console.Watcher())
     if json:
         console.out_json(planned)
         return
