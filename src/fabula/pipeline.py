@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from fabula.checkpoint import RunFolder
 from fabula.config import Data, to_data
 from fabula.corpus.run import Corpus
 from fabula.data import run as data_stage
+from fabula.data.loader import Loader, validation_rows
 from fabula.data.shards import FORMAT, Shards, dtype_for
 from fabula.device import choose
 from fabula.errors import DamagedError, DivergedError, FabulaError, InputError, MachineError, Stopped
@@ -30,6 +31,7 @@ from fabula.plan import run as plan_stage
 from fabula.progress import Progress, Silent, StopFlag, stop_on_signals
 from fabula.recipe import Recipe
 from fabula.report import run as report_stage
+from fabula.report.comparison import FILE as COMPARISON
 from fabula.stages import Logged, Stages, now
 from fabula.tokenizer import run as tokenizer_stage
 from fabula.tokenizer.base import Tokenizer
@@ -61,14 +63,17 @@ def run(
     fresh: bool = False,
     progress: Progress | None = None,
     until: str | None = None,
+    prepared: Sequence[Path] = (),
 ) -> RunResult:
     """Every stage of a recipe; a stopped run is continued, what is up to date is skipped.
 
-    `fresh` removes an older run of that name first. `until="train"` leaves out evaluation.
+    `fresh` removes an older run of that name first. `until="train"` leaves out evaluation. `prepared` are other run
+    folders whose tokenizer and data are taken over where they are what this recipe would make.
     """
-    given = [(key, _as_text(value)) for key, value in (overrides or {}).items()]
-    loaded = recipe.load(Path(path), [*given, ("name", name)] if name else given)
+    loaded = load(path, overrides, name)
     folder = RunFolder(Path(runs) / loaded.name)
+    if (folder.root / COMPARISON).exists():
+        raise InputError(f"{folder.root} holds a comparison; choose another --name")
     corpus = Corpus(loaded.corpus)
     if fresh and folder.root.is_dir():
         known = any(p.exists() for p in (folder.log, folder.recipe, folder.root / storage.LOCK))
@@ -79,7 +84,41 @@ def run(
         stop.check("starting")
         if fresh:
             _clear(folder)
-        return _Pipeline(loaded, folder, watcher, stop).run(corpus, until)
+        return _Pipeline(loaded, folder, watcher, stop, prepared).run(corpus, until)
+
+
+def load(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None, name: str | None = None) -> Recipe:
+    """A recipe with overrides of any type laid on top; ConfigError with every problem."""
+    given = [(key, _as_text(value)) for key, value in (overrides or {}).items()]
+    return recipe.load(Path(path), [*given, ("name", name)] if name else given)
+
+
+def prepare(
+    loaded: Recipe, folder: Path, *, progress: Progress | None = None, prepared: Sequence[Path] = ()
+) -> tuple[Tokenizer, Shards]:
+    """The stages of a recipe before training: `folder` has a tokenizer and shards afterwards, and `run` goes on there.
+
+    `prepared` is as in `run`.
+    """
+    corpus = Corpus(loaded.corpus)
+    with stop_on_signals() as stop, storage.lock(folder):
+        return _Pipeline(loaded, RunFolder(folder), progress or Silent(), stop, prepared).prepare(corpus)
+
+
+def check_fit(loaded: Recipe, model: ModelConfig, tokenizer: Tokenizer, shards: Shards) -> None:
+    """InputError for what does not fit together and shows only once there are a tokenizer and shards."""
+    check_stride(loaded, model)
+    train_stage.check_prompts(loaded.generate, tokenizer, model.context_length)
+    Loader(shards.train, model.context_length, loaded.seed, loaded.train.isolate_documents)
+    validation_rows(shards.validation, model.context_length)
+
+
+def check_stride(loaded: Recipe, model: ModelConfig) -> None:
+    """InputError when windows of the evaluation would leave gaps."""
+    if loaded.evaluate.stride > model.context_length:
+        raise InputError(
+            f"evaluate.stride={loaded.evaluate.stride} is larger than the model's context of {model.context_length:,}"
+        )
 
 
 def _clear(folder: RunFolder) -> None:
@@ -115,7 +154,7 @@ def plan(
 ) -> Data:
     """What a recipe would take on this machine: real steps are timed on made-up ids, nothing is trained or kept."""
     watcher = progress or Silent()
-    loaded = recipe.load(Path(path), [(key, _as_text(value)) for key, value in (overrides or {}).items()])
+    loaded = load(path, overrides)
     corpus = Corpus(loaded.corpus)
     size = corpus.training_bytes()
     wanted = loaded.tokenizer.vocab_size
@@ -152,8 +191,15 @@ def plan(
 class _Pipeline:
     """One recipe in one run folder."""
 
-    def __init__(self, loaded: Recipe, folder: RunFolder, progress: Progress, stop: StopFlag) -> None:
-        self.recipe, self.folder, self.stop = loaded, folder, stop
+    def __init__(
+        self,
+        loaded: Recipe,
+        folder: RunFolder,
+        progress: Progress,
+        stop: StopFlag,
+        prepared: Sequence[Path] = (),
+    ) -> None:
+        self.recipe, self.folder, self.stop, self.prepared = loaded, folder, stop, prepared
         self.progress = Logged(progress, folder.log)
         self.stages = Stages.of(folder)
         self.started = now()
@@ -166,11 +212,8 @@ class _Pipeline:
         if checkpoint.last(self.folder.root) is None:
             # So that `resume` knows what to do with what a killed process leaves.
             storage.write_text(self.folder.recipe, config.dump_toml(to_data(self.recipe)))
-        for sentence in corpus.notes():
-            self.progress.note(sentence)
         try:
-            tokenizer = self._tokenizer(corpus)
-            shards = self._data(corpus, tokenizer)
+            tokenizer, shards = self.prepare(corpus)
         except Stopped as error:
             again = f"nothing was trained yet. Continue with: fabula resume {self.folder.root}"
             raise Stopped(f"{error}; {again}", error.exit_code - 128) from None
@@ -178,6 +221,13 @@ class _Pipeline:
         if "vocab_size" not in self.recipe.model:
             self.rules["model.vocab_size"] = f"{model.vocab_size:,}: the tokenizer's"
         return self._train_and_after(preset, model, tokenizer, shards, until)
+
+    def prepare(self, corpus: Corpus) -> tuple[Tokenizer, Shards]:
+        """Tokenizer and shards: up to date, taken over, or made."""
+        for sentence in corpus.notes():
+            self.progress.note(sentence)
+        tokenizer = self._tokenizer(corpus)
+        return tokenizer, self._data(corpus, tokenizer)
 
     def resume(self) -> RunResult:
         """What is not done yet, from what the run folder holds; its text is needed only until there are shards."""
@@ -212,6 +262,10 @@ class _Pipeline:
             return tokenizer
         if not self.stages.is_done("tokenizer", key):
             self._refuse_to_replace("the tokenizer")
+        if self._taken_over("tokenizer", key, self.folder.tokenizer):
+            tokenizer = Tokenizer.load(self.folder.tokenizer)
+            self.stages.skip("tokenizer", f"{tokenizer.vocab_size:,} tokens")
+            return tokenizer
         started = time.monotonic()
         settings = self.recipe.tokenizer
         total = corpus.training_bytes()
@@ -249,6 +303,10 @@ class _Pipeline:
             return shards
         if not self.stages.is_done("data", key):
             self._refuse_to_replace("the data")
+        if self._taken_over("data", key, self.folder.data):
+            shards = Shards(self.folder.data)
+            self.stages.skip("data", _tokens(shards))
+            return shards
         started = time.monotonic()
         shards = data_stage.run(self.recipe.data, corpus, tokenizer, self.folder.data, self.progress, self.stop)
         quarantined = shards.manifest["funnel"]["quarantined"]
@@ -256,6 +314,20 @@ class _Pipeline:
             self.progress.note(f"unreadable records: {quarantined:,}, in {self.folder.data / data_stage.QUARANTINE}")
         self.stages.record("data", key, time.monotonic() - started, _tokens(shards))
         return shards
+
+    def _taken_over(self, stage: str, key: str, folder: Path) -> bool:
+        """Whether another run had done this stage with the same key, and what it made is now here as well."""
+        for other in map(RunFolder, self.prepared):
+            if other.root == self.folder.root or not Stages.of(other).is_done(stage, key):
+                continue
+            try:
+                storage.share(other.root / folder.name, folder)
+            except DamagedError as error:
+                self.progress.note(f"{error}; not taken over")
+                continue
+            self.stages.mark(stage, key, Stages.of(other).done[stage]["seconds"])
+            return True
+        return False
 
     def _verified(self, folder: Path) -> bool:
         """Whether a finished stage's folder is still there and whole; a damaged one is made again, saying so."""
@@ -271,14 +343,10 @@ class _Pipeline:
     def _train_and_after(
         self, preset: str, model: ModelConfig, tokenizer: Tokenizer, shards: Shards, until: str | None
     ) -> RunResult:
-        if self.recipe.evaluate.stride > model.context_length:
-            raise InputError(
-                f"evaluate.stride={self.recipe.evaluate.stride} is larger than the model's context of "
-                f"{model.context_length:,}"
-            )
-        settings = to_data(self.recipe.train)
-        for name in _INCIDENTAL:
-            settings.pop(name)
+        check_stride(self.recipe, model)
+        settings = settings_that_matter(self.recipe)
+        if not settings["evaluation_rows"]:
+            del settings["evaluation_rows"]  # runs of before there was this setting go on
         inputs = {
             "data": storage.hash_file(shards.folder / storage.MANIFEST),
             "model": to_data(model),
@@ -466,7 +534,7 @@ class _Pipeline:
             # What comes before training is compared as it was written down.
             stored, present = config.load_toml(self.folder.recipe), to_data(self.recipe)
             old, new = ({s: d.get(s, {}) for s in ("corpus", "tokenizer", "data")} for d in (stored, present))
-        changed = [f"{name}: {was} -> {now}" for name, was, now in _differences(old, new)]
+        changed = [f"{name}: {was} -> {now}" for name, was, now in differences(old, new)]
         detail = f" ({'; '.join(changed[:6]) or 'the text is not the same'})"
         raise InputError(
             f"{self.folder.root} holds a model made with other settings, and {what} would change{detail}; choose "
@@ -474,11 +542,17 @@ class _Pipeline:
         )
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def settings_that_matter(loaded: Recipe) -> Data:
+    """The [train] section without what may differ between two halves of the same run."""
+    return {name: value for name, value in to_data(loaded.train).items() if name not in _INCIDENTAL}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """What two nested tables have different: dotted name, old value, new value."""
     for name in [*old, *(n for n in new if n not in old)]:
         was, now = old.get(name), new.get(name)
         if isinstance(was, Mapping) and isinstance(now, Mapping):
-            yield from _differences(was, now, f"{prefix}{name}.")
+            yield from differences(was, now, f"{prefix}{name}.")
         elif was != now:
             yield f"{prefix}{name}", was, now
 

@@ -36,6 +36,10 @@ class Stages:
     def record(self, stage: str, key: str, seconds: float, detail: str) -> None:
         """A stage was done now."""
         self.rows.append({"stage": stage, "seconds": seconds, "skipped": False, "detail": detail})
+        self.mark(stage, key, seconds)
+
+    def mark(self, stage: str, key: str, seconds: float) -> None:
+        """A stage is done, in so many seconds, here or by another run whose work was taken over."""
         self.done[stage] = {"key": key, "seconds": seconds}
         storage.write_json(self.folder.stages, self.done)
 

@@ -9,6 +9,7 @@ import pytest
 
 from fabula.train import callbacks
 from fabula.train.callbacks import Settle
+from fabula.train.config import TrainConfig
 from fabula.train.run import Plan, settled
 from fabula.train.trainer import StepRecord
 
@@ -60,7 +61,9 @@ def test_a_plan_far_too_short_is_not_the_end(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_plan_follows() -> None:
     plan = Plan(100, 8, 8, 40, [50, 100], 90.0, 0.9, {"train.steps": "old", "train.epochs": "kept"})
-    slower = settled(plan, 50, 1.8, 2)
+    slower = settled(plan, 50, 1.8, TrainConfig(checkpoints=2))
     assert (slower.steps, slower.milestones, slower.evaluation_rows) == (50, [25, 50], 20)
     assert slower.rules["train.steps"].startswith("50: 90 s at 1,800.0 ms a step")
-    assert settled(plan, 200, 0.45, 2).evaluation_rows == 40, "a faster pace does not score more rows than planned"
+    assert settled(plan, 200, 0.45, TrainConfig(checkpoints=2)).evaluation_rows == 40, (
+        "a faster pace does not score more rows than planned"
+    )

@@ -31,6 +31,7 @@ _VERBS = {
     "evaluate": ("fabula.cli.models:evaluate", "Bits per byte and perplexity of a model on a text."),
     "generate": ("fabula.cli.models:generate", "Continue a prompt, streamed."),
     "report": ("fabula.cli.models:report", "Write the HTML report of a run."),
+    "compare": ("fabula.cli.compare:compare", "Variants of a recipe, trained alike, side by side."),
     "corpus": ("fabula.cli.parts:corpus", "Look at a corpus before it is used."),
     "tokenizer": ("fabula.cli.parts:tokenizer", "Train a tokenizer, and see how it cuts a text."),
     "data": ("fabula.cli.parts:data", "Turn a corpus into shards of ids, and look at them."),

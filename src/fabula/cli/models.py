@@ -150,11 +150,14 @@ def generate(
     console.out("")
 
 
-def report(run_folder: Annotated[Path, Parameter(help="the folder of a run")], /, *, json: Json = False) -> None:
-    """Write the HTML report of a run, also of one that is stopped or still going."""
+def report(
+    run_folder: Annotated[Path, Parameter(help="the folder of a run or a comparison")], /, *, json: Json = False
+) -> None:
+    """Write the HTML report of a run or a comparison, also of one that is stopped or still going."""
+    from fabula.report import comparison
     from fabula.report import run as stage
 
-    page = stage.run(run_folder)
+    page = (comparison if (run_folder / comparison.FILE).exists() else stage).run(run_folder)
     if json:
         console.out_json({"report": str(page)})
     else:

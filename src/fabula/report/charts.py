@@ -51,6 +51,14 @@ class Curve:
     dots: bool = False
 
 
+@dataclass(frozen=True)
+class Band:
+    """An area between two curves: (where, low, high) from left to right."""
+
+    points: Sequence[tuple[float, float, float]]
+    style: str
+
+
 # ---- series ----------------------------------------------------------------------------------------------
 
 
@@ -190,7 +198,13 @@ def time_scale(high: float, about: int = 6) -> Scale:
 
 
 def line_chart(
-    curves: Sequence[Curve], x: Scale, y: Scale, label: str, limit: Tick | None = None, name: str = ""
+    curves: Sequence[Curve],
+    x: Scale,
+    y: Scale,
+    label: str,
+    limit: Tick | None = None,
+    name: str = "",
+    bands: Sequence[Band] = (),
 ) -> str:
     """A chart of curves over one axis. `label` is what a screen reader says; `limit` draws a level with its
     name.
@@ -210,13 +224,38 @@ def line_chart(
         at = _percent(1 - y.place(limit.at))
         parts.append(f'<line class="limit" x1="0" x2="100%" y1="{at}" y2="{at}"/>')
         parts.append(f'<text class="limit-name" x="100%" y="{at}" dy="1.25em">{escape(limit.label)}</text>')
-    lines = [_path(c, x, y) for c in curves if not c.dots and c.points]
+    lines = [_area(b, x, y) for b in bands if len(b.points) > 1]
+    lines += [_path(c, x, y) for c in curves if not c.dots and c.points]
     if lines:
         view = f'width="100%" height="100%" viewBox="0 0 {UNITS} {UNITS}" preserveAspectRatio="none"'
         parts.append(f"<svg {view}>{''.join(lines)}</svg>")
     parts += [_dots(c, x, y) for c in curves if c.dots]
     parts.append('<line class="cursor" y1="0" y2="100%"/><circle class="cursor" r="4.5"/></svg>')
     return "".join(parts)
+
+
+def strip(values: Sequence[float], middle: float, x: Scale, style: str, label: str) -> str:
+    """Some values on a line of their own: their range, each as a ring, and a tick at `middle`."""
+    low, high = _percent(x.place(min(values))), _percent(x.place(max(values)))
+    at = _percent(x.place(middle))
+    return "".join(
+        [
+            f'<svg class="strip" role="img" aria-label="{escape(label)}">',
+            *(
+                f'<line class="grid" x1="{g}" x2="{g}" y1="0" y2="100%"/>'
+                for g in (_percent(x.place(t.at)) for t in x.ticks)
+            ),
+            f'<line class="{escape(style)}" x1="{low}" x2="{high}" y1="50%" y2="50%"/>',
+            *(f'<circle class="{escape(style)}" cx="{_percent(x.place(v))}" cy="50%" r="4"/>' for v in values),
+            f'<line class="middle {escape(style)}" x1="{at}" x2="{at}" y1="12%" y2="88%"/></svg>',
+        ]
+    )
+
+
+def ruler(x: Scale) -> str:
+    """The tick labels of an axis by themselves, to stand under strips."""
+    words = [f'<text class="x" x="{_percent(x.place(t.at))}" y="1em">{escape(t.label)}</text>' for t in x.ticks]
+    return f'<svg class="ruler" aria-hidden="true">{"".join(words)}</svg>'
 
 
 def bar(parts: Sequence[tuple[str, float]], label: str) -> str:
@@ -251,6 +290,12 @@ def _path(curve: Curve, x: Scale, y: Scale) -> str:
     # A path of one point draws nothing; with a step of no length its round ends make a dot.
     steps = "L".join(places) if len(places) > 1 else places[0] + "h0"
     return f'<path class="{escape(curve.style)}" vector-effect="non-scaling-stroke" d="M{steps}"/>'
+
+
+def _area(band: Band, x: Scale, y: Scale) -> str:
+    upper = [f"{_units(x.place(a))} {_units(1 - y.place(high))}" for a, _, high in band.points]
+    lower = [f"{_units(x.place(a))} {_units(1 - y.place(low))}" for a, low, _ in reversed(band.points)]
+    return f'<path class="{escape(band.style)}" d="M{"L".join([*upper, *lower])}Z"/>'
 
 
 def _dots(curve: Curve, x: Scale, y: Scale) -> str:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -48,9 +49,14 @@ def run(run_folder: Path, config: ReportConfig | None = None) -> Path:
 
 def render(records: reading.Records, config: ReportConfig) -> str:
     """The page as text; equal records give equal pages."""
-    style, script = _asset("page.css"), _asset("page.js")
-    html = _template().render(
-        **page.describe(records, config.points, config.axis),
+    return compose("page.html.j2", page.describe(records, config.points, config.axis), ["page.css"])
+
+
+def compose(template: str, values: Mapping[str, Any], styles: Sequence[str]) -> str:
+    """A page with its style and script inside, and a policy that admits no other."""
+    style, script = "".join(_asset(name) for name in styles), _asset("page.js")
+    html = _template(template).render(
+        **values,
         style=Markup(style),
         script=Markup(script),
         style_hash=_content_hash(style),
@@ -79,9 +85,9 @@ def _picture(code: int) -> str:
 
 
 @cache
-def _template() -> Template:
+def _template(name: str) -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(_asset))
-    return environment.get_template("page.html.j2")
+    return environment.get_template(name)
 
 
 @cache

@@ -23,7 +23,7 @@ from fabula.storage.files import (
     write_json_lines,
     write_text,
 )
-from fabula.storage.folders import ACCOUNT, Unfinished, publish, publish_in_lives, remove, seal, set_aside, sweep
+from fabula.storage.folders import ACCOUNT, Unfinished, publish, publish_in_lives, remove, seal, set_aside, share, sweep
 from fabula.storage.lock import LOCK, Holder, check_held, holder, lock, refuse_if_held
 from fabula.storage.verification import MANIFEST, Known, examine, verify
 
@@ -56,6 +56,7 @@ __all__ = [
     "require_space",
     "seal",
     "set_aside",
+    "share",
     "sweep",
     "sync",
     "verify",

@@ -53,6 +53,13 @@ class Disk:
         """Rename; a file (not a folder) of the new name is replaced."""
         old.replace(new)
 
+    def link(self, old: Path, new: Path) -> None:
+        """A second name for a file, or a copy where the file system has no such names."""
+        try:
+            os.link(old, new)
+        except OSError:
+            shutil.copyfile(old, new)
+
     def unlink(self, path: Path) -> None:
         """Remove a file; content when there is none."""
         path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from fabula.config import Data
 from fabula.errors import DamagedError, InputError
 from fabula.storage.disk import LEFTOVER, being_written, explained, in_use, make_folders, temporary_name
 from fabula.storage.files import hash_file, read_json, write_json
-from fabula.storage.verification import MANIFEST, sealed
+from fabula.storage.verification import MANIFEST, sealed, verify
 
 _UNFINISHED = ".unfinished-"
 ACCOUNT = "account.json"
@@ -37,6 +37,20 @@ def publish(final: Path, manifest: Data | None = None) -> Iterator[Path]:
             faults.point("folder.filled")
             seal(building, manifest or {})
             _swap(building, final)
+
+
+def share(source: Path, final: Path) -> None:
+    """Publish a finished folder once more as `final`: its files under second names, which take no room on the disk.
+
+    What is published is never written to again, only replaced or removed, so neither folder can change the other.
+    DamagedError when `source` is not what its manifest says.
+    """
+    manifest = verify(source)
+    facts = {key: value for key, value in manifest.items() if key != "files"}
+    with publish(final, facts) as building:
+        for name in manifest["files"]:
+            make_folders((building / name).parent)
+            in_use.disk.link(source / name, building / name)
 
 
 @dataclass(slots=True)

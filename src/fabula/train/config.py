@@ -23,6 +23,9 @@ class TrainConfig:
     optimizer: OptimizerConfig = setting(factory=MuonConfig, doc="how gradients become steps")
     schedule: ScheduleConfig = setting(factory=WarmupStableDecay, doc="how the learning rate moves")
     evaluation_share: float = setting(0.05, "most of the run's time that evaluation may take")
+    evaluation_rows: int = setting(
+        0, "validation rows of one evaluation, spread evenly; 0: as many as evaluation_share affords on this machine"
+    )
     checkpoints: int = setting(
         8, "evaluations, samples and checkpoints during the run, evenly spaced, the last at its end"
     )

@@ -95,7 +95,7 @@ def run(
     loader = Loader(shards.train, model_config.context_length, seed, config.isolate_documents)
     checker = Loader(shards.validation, model_config.context_length, seed, config.isolate_documents)
     byte_lengths = np.array(tokenizer.byte_lengths(), dtype=np.int64)
-    _check_prompts(sampling, tokenizer, model_config.context_length)
+    check_prompts(sampling, tokenizer, model_config.context_length)
     if resumed is None:
         with progress.task("measuring this machine", None, "") as _:
             rows = max(1, config.batch_tokens // model_config.context_length)
@@ -146,7 +146,7 @@ def run(
             if steps == plan.steps:
                 marks.update(plan.milestones)
                 return
-            plan = settled(plan, steps, step_seconds, config.checkpoints)
+            plan = settled(plan, steps, step_seconds, config)
             marks.update(plan.milestones)
             stored.update(asdict(plan))
             evaluate.starts = validation_rows(shards.validation, model_config.context_length, plan.evaluation_rows)
@@ -187,7 +187,7 @@ def run(
     return TrainResult(plan, result, environment(device), samples.newest)
 
 
-def _check_prompts(sampling: GenerateConfig, tokenizer: Tokenizer, context: int) -> None:
+def check_prompts(sampling: GenerateConfig, tokenizer: Tokenizer, context: int) -> None:
     """PromptError before the first step, not at the first milestone."""
     for prompt in sampling.prompts:
         size = len(encode_prompt(tokenizer, prompt))
@@ -268,16 +268,17 @@ def _speed(
     return measure(config, model_config, batch, scored, lengths, micro_rows, device, seconds, stop)
 
 
-def settled(plan: Plan, steps: int, step_seconds: float, n_milestones: int) -> Plan:
+def settled(plan: Plan, steps: int, step_seconds: float, config: TrainConfig) -> Plan:
     """A plan of other steps for the same time; scored rows follow the pace, so that their share of the time stays."""
-    rows = max(1, round(plan.evaluation_rows * min(1.0, plan.step_seconds / step_seconds)))
+    pace = 1.0 if config.evaluation_rows else min(1.0, plan.step_seconds / step_seconds)
+    rows = max(1, round(plan.evaluation_rows * pace))
     rule = f"{steps:,}: {plan.seconds:,.0f} s at {step_seconds * 1e3:,.1f} ms a step, the pace of the first steps"
     rules = {**plan.rules, "train.steps": f"{rule}; before the run it was {plan.step_seconds * 1e3:,.1f} ms"}
     return replace(
         plan,
         steps=steps,
         evaluation_rows=rows,
-        milestones=milestones(steps, n_milestones),
+        milestones=milestones(steps, config.checkpoints),
         step_seconds=step_seconds,
         rules=rules,
     )
@@ -305,13 +306,13 @@ def make_plan(
     else:
         steps, rule = steps_for(budget, rows * context, epoch_rows * context, None)
     marks = milestones(steps, config.checkpoints)
-    affordable = config.evaluation_share * steps * speed.step / len(marks) / speed.evaluation_row
-    evaluated = max(1, min(validation_rows, int(affordable)))
+    affordable = int(config.evaluation_share * steps * speed.step / len(marks) / speed.evaluation_row)
+    evaluated = max(1, min(validation_rows, config.evaluation_rows or affordable))
+    share = "given" if config.evaluation_rows else f"at most {config.evaluation_share:.0%} of the training time"
     rules = {
         "train.steps": f"{steps:,}: {rule}",
         "train.epochs": f"{steps * rows / epoch_rows:.2f} passes over {epoch_rows * context:,} training tokens",
-        "train.evaluation_rows": f"{evaluated:,} of {validation_rows:,} validation rows, {len(marks)} times: at most "
-        f"{config.evaluation_share:.0%} of the training time",
+        "train.evaluation_rows": f"{evaluated:,} of {validation_rows:,} validation rows, {len(marks)} times: {share}",
     }
     # Fewer rows at once than were asked for, where memory has already shown to be short.
     micro_rows = min(rows, config.micro_rows or rows, speed.micro_rows or rows)
