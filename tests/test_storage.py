@@ -216,6 +216,32 @@ def test_publish_into_the_present_folder_by_another_name(tmp_path: Path, monkeyp
     storage.verify(tmp_path / "here" / "y")
 
 
+def test_a_folder_is_shared_without_room_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with storage.publish(tmp_path / "one", {"kind": "x", "notes": ["y"]}) as building:
+        (building / "a.txt").write_text("a")
+        (building / "deep").mkdir()
+        (building / "deep" / "b.txt").write_text("b")
+    storage.share(tmp_path / "one", tmp_path / "two" / "one")
+    one, two = tmp_path / "one", tmp_path / "two" / "one"
+    assert storage.verify(two)["notes"] == ["y"]
+    assert (one / storage.MANIFEST).read_bytes() == (two / storage.MANIFEST).read_bytes()
+    assert (one / "deep" / "b.txt").samefile(two / "deep" / "b.txt")
+    storage.remove(one)
+    assert (two / "a.txt").read_text() == "a"
+
+    def refused(*a: object) -> None:
+        raise OSError("no second names here")
+
+    monkeypatch.setattr(os, "link", refused)
+    storage.share(two, tmp_path / "three")
+    assert storage.verify(tmp_path / "three") == storage.verify(two)
+    assert not (tmp_path / "three" / "a.txt").samefile(two / "a.txt")
+    (two / "a.txt").write_text("b")
+    with pytest.raises(DamagedError, match=r"a\.txt"):
+        storage.share(two, tmp_path / "four")
+    assert not (tmp_path / "four").exists()
+
+
 def test_verify_names_what_is_wrong(tmp_path: Path) -> None:
     def fresh() -> Path:
         storage.remove(tmp_path / "thing")

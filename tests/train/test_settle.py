@@ -67,3 +67,5 @@ def test_the_plan_follows() -> None:
     assert settled(plan, 200, 0.45, TrainConfig(checkpoints=2)).evaluation_rows == 40, (
         "a faster pace does not score more rows than planned"
     )
+    given = TrainConfig(checkpoints=2, evaluation_rows=40)
+    assert settled(plan, 50, 1.8, given).evaluation_rows == 40, "what was asked for stays"

@@ -398,6 +398,15 @@ def test_evaluation_takes_at_most_its_share() -> None:
         made = plan(budget="100steps", evaluation_share=share)
         assert made.evaluation_rows * SPEED.evaluation_row * len(made.milestones) <= share * 100 * SPEED.step + 1e-9
     assert plan(budget="100000steps").evaluation_rows == 50  # all there are
+
+
+def test_evaluation_rows_may_be_given() -> None:
+    made = plan(budget="100steps", evaluation_rows=40)
+    assert made.evaluation_rows == 40
+    assert "40 of 50 validation rows, 4 times: given" in made.rules["train.evaluation_rows"]
+    assert plan(budget="1m", evaluation_rows=400).evaluation_rows == 50
+    with pytest.raises(ValueError, match="evaluation_rows=-1"):
+        TrainConfig(evaluation_rows=-1)
     assert plan(budget="1steps").evaluation_rows == 1
 
 

@@ -19,6 +19,8 @@ Vary = Annotated[
     Parameter(negative=(), help="a setting and its values: NAME=VALUE,VALUE,...; several make every combination"),
 ]
 
+WORDS = {"tokens": "tokens", "flops": "FLOPs"}
+
 compare = App(name="compare", help_epilogue=epilogue(), help_format="plaintext")
 
 
@@ -65,16 +67,14 @@ def _compare(
     failed = stage.failures(made)
     if failed:
         total = sum(len(row["runs"]) for row in made["variants"])
-        raise FabulaError(
-            f"{len(failed)} of {total} runs came to nothing: "
-            + "; ".join(f"{label}, seed {run['seed']}, {run['status']}" for label, run in failed)
-        )
+        labels = dict.fromkeys(label for label, _ in failed)
+        raise FabulaError(f"{len(failed)} of {total} runs came to nothing: {'; '.join(labels)}")
 
 
 def _lines(made: Data) -> list[str]:
     """The table and what has to be said about it."""
     from fabula.compare.variants import short_names
-    from fabula.report.comparison import difference, flops
+    from fabula.report.comparison import difference, flops, troubles
 
     varied = short_names(list(made["asked"]["vary"]))
     header = [
@@ -120,17 +120,14 @@ def _lines(made: Data) -> list[str]:
     n = len(varied)
     right = [*range(n, n + 5), n + 5, n + 7, n + 10]
     lines = ["", *console.table(rows, header, right=right).splitlines(), ""]
-    for row in made["variants"]:
-        for run in row["runs"]:
-            if run["reason"]:
-                lines.append(f"{row['label']}, seed {run['seed']}, {run['status']}: {run['reason']}")
+    lines += troubles(made["variants"])
     lines += [f"note: {sentence}" for sentence in made["notes"]]
     budget = made["budget"]
     lines += [
         "bits/byte of the validation text, lower is better; sd and range over seeds",
         "difference to the first variant, paired by seed, with half of its 95 % interval (Student's t)",
         "* as it happened to be while the runs were made; indicative only",
-        f"budget: {budget['given']}, {budget['rule']}; matched by {budget['match']}",
+        f"budget {budget['given']}: {budget['rule']}; every variant has the first one's {WORDS[budget['match']]}",
         f"report: {made['report']}",
     ]
     return lines

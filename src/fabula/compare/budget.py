@@ -76,9 +76,13 @@ def settle(loaded: Recipe, model: ModelConfig, shards: Shards, match: Match, pro
         _, speed = train_stage.rehearse(train, model, loaded.generate, epoch_rows * context, device)
     plan = train_stage.make_plan(train, model, speed, epoch_rows, rows, loaded.generate)
     tokens = plan.steps * tokens_per_step(train, model)
-    rule = plan.rules["train.steps"]
+    # "120: given" alone would not say of what.
+    rule = f"{plan.steps:,} steps of {tokens_per_step(train, model):,} tokens"
+    why = plan.rules["train.steps"].partition(": ")[2]
+    if why != "given":
+        rule += f" ({why})"
     if parse_budget(train.budget).unit == "seconds":
-        rule += "; counted once, for the first variant, and fixed for all: a time is no fair budget between runs"
+        rule += ", counted once, for the first variant, and fixed for all: a time is no fair budget between runs"
     return Budget(
         given=train.budget,
         match=match,

@@ -218,7 +218,9 @@ class _Comparison:
             base = self.variants[0].recipe
             self.budget = budgets.settle(base, *first, self.config.match, self.progress)
             self.data["budget"] = asdict(self.budget)
-        self.progress.note(f"budget: {self.budget.rule}")
+        self.progress.note(
+            f"budget of every variant, from {self.budget.given}: {self.budget.rule}; matched by {self.budget.match}"
+        )
         self.portions = [
             budgets.portion(self.budget, variant.recipe.train, model)
             for variant, model in zip(self.variants, models, strict=True)

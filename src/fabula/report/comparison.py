@@ -71,6 +71,20 @@ def difference(row: Data, first: bool) -> tuple[str, str]:
     return f"{mean} ± {_bits(found['uncertainty'])}", verdict
 
 
+def troubles(rows: Sequence[Data]) -> list[str]:
+    """For each variant that has them, its runs that came to nothing: why the first did, and which others."""
+    told = []
+    for row in rows:
+        lost = [run for run in row["runs"] if run["reason"]]
+        if lost:
+            first, *others = lost
+            text = f"{row['label']}, seed {first['seed']}, {first['status']}: {first['reason']}"
+            if others:
+                text += "; also " + ", ".join(f"seed {run['seed']} ({run['status']})" for run in others)
+            told.append(text)
+    return told
+
+
 def _bits(value: float | None) -> str:
     """Bits per byte with the four decimals that differences between variants need."""
     return wording.UNKNOWN if value is None else wording.signed(f"{value:.4f}")
@@ -94,15 +108,14 @@ def _sentence(data: Data) -> str:
 
 def _banner(data: Data) -> list[str]:
     found = []
-    runs = [(row["label"], run) for row in data["variants"] for run in row["runs"]]
-    waiting = sum(run["status"] == "waiting" for _, run in runs)
+    runs = [run for row in data["variants"] for run in row["runs"]]
+    waiting = sum(run["status"] == "waiting" for run in runs)
     if waiting:
         how = "was stopped" if data["status"] == "stopped" else "is going on"
         found.append(
             f"This comparison {how}: {waiting} of {len(runs)} runs are not done. The figures are those so far."
         )
-    found += [f"{label}, seed {run['seed']}, {run['status']}: {run['reason']}" for label, run in runs if run["reason"]]
-    return found
+    return found + troubles(data["variants"])
 
 
 def _reading(data: Data) -> str:
@@ -143,6 +156,7 @@ def _row(row: Data, index: int, axis: charts.Scale | None) -> dict[str, Any]:
         "difference": said,
         "verdict": verdict,
         "strip": Markup(strip),
+        "drawn": bool(_moments(row)),
         "given": [
             wording.exact(row["parameters"]),
             wording.exact(row["steps"]),
@@ -170,7 +184,7 @@ def _budget(data: Data) -> str:
         what = f"The FLOPs of the first variant, {flops(budget['flops'])} in training,"
     else:
         what = f"The tokens of the first variant, {wording.exact(budget['tokens'])},"
-    return f"{what} in whole steps. Its budget was {budget['given']}: {budget['rule']}."
+    return f"{what} in whole steps. The recipe's budget was {budget['given']}: {budget['rule']}."
 
 
 def _run(run: Data) -> dict[str, str]:
@@ -188,9 +202,9 @@ def _run(run: Data) -> dict[str, str]:
 
 
 def _moments(row: Data) -> list[Moment]:
-    """Where a variant was measured, and each seed's figure there."""
+    """Where a variant was measured, and each seed's figure there; of finished runs, as others end anywhere."""
     found: dict[float, list[float]] = {}
-    for run in row["runs"]:
+    for run in (run for run in row["runs"] if run["status"] == "finished"):
         for point in run["curve"]:
             found.setdefault(point["tokens"], []).append(point["bits_per_byte"])
     return sorted(found.items())
