@@ -65,7 +65,7 @@ def difference(row: Data, first: bool) -> tuple[str, str]:
         return ("the first" if first else wording.UNKNOWN), ""
     mean = _signed(found["mean"])
     if found["uncertainty"] is None:
-        return mean, "one pair: its uncertainty is not known"
+        return mean, "one pair only"
     sure = abs(found["mean"]) > found["uncertainty"]
     verdict = ("better" if found["mean"] < 0 else "worse") if sure else "may be chance"
     return f"{mean} ± {_bits(found['uncertainty'])}", verdict

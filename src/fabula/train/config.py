@@ -51,6 +51,8 @@ class TrainConfig:
             raise ValueError(f"clip={self.clip} must be at least 0 (0 does not clip)")
         if not 0 < self.evaluation_share <= 0.5:
             raise ValueError(f"evaluation_share={self.evaluation_share} must be above 0 and at most 0.5")
+        if self.evaluation_rows < 0:
+            raise ValueError(f"evaluation_rows={self.evaluation_rows} must be at least 0 (0 leaves it to the machine)")
         if self.checkpoints < 1:
             raise ValueError(f"checkpoints={self.checkpoints} must be at least 1: the end of the run")
         if not self.save_minutes > 0:
