@@ -16,7 +16,11 @@ from fabula.progress import stop_on_signals
 
 Vary = Annotated[
     tuple[str, ...],
-    Parameter(negative=(), help="a setting and its values: NAME=VALUE,VALUE,...; several make every combination"),
+    Parameter(
+        negative=(),
+        show_default=False,
+        help="a setting and its values: NAME=VALUE,VALUE,...; several make every combination",
+    ),
 ]
 
 WORDS = {"tokens": "tokens", "flops": "FLOPs"}
