@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fabula.device import Device
-from fabula.errors import PromptError
+from fabula.errors import DivergedError, PromptError
 from fabula.generate.config import Sampling
 from fabula.generate.engine import Engine, Token
 from fabula.model.config import ModelConfig
@@ -139,3 +139,12 @@ def test_generation_in_bfloat16_goes_through_the_cache_too() -> None:
     rough = Device("cpu", "bfloat16", 1, "test")
     made = list(Engine(build(config()), NEVER, rough).stream([1, 2, 3], 6, GREEDY))
     assert len(made) == 6
+
+
+def test_a_model_that_has_diverged_says_so() -> None:
+    model = build(config())
+    with torch.no_grad():
+        model.norm.weight.fill_(float("nan"))
+    for sampling in (GREEDY, WARM):
+        with pytest.raises(DivergedError, match="logits after 3 tokens hold NaN or infinity"):
+            ids_of(model, [1, 2, 3], 4, sampling)

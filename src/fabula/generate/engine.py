@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from fabula.device import Device
-from fabula.errors import PromptError
+from fabula.errors import DivergedError, PromptError
 from fabula.generate.config import Sampling
 from fabula.generate.sampling import choose
 from fabula.model.decoder import Decoder
@@ -72,6 +72,11 @@ class Engine:
             with self.device.autocast():
                 hidden = self.model.hidden(tokens, cache=cache)[:, -1]
                 logits = self.model.logits(hidden)[0].float().cpu()
+            if not bool(logits.isfinite().all()):
+                raise DivergedError(
+                    f"the model's logits after {len(ids):,} tokens hold NaN or infinity: its weights have diverged. Use an "
+                    "older checkpoint, or train with a lower learning rate (--train.optimizer.lr)"
+                )
             number = choose(logits, ids, sampling, generator)
             ids.append(number)
             fresh = [number] if self.cached else ids
