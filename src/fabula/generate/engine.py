@@ -74,8 +74,8 @@ class Engine:
                 logits = self.model.logits(hidden)[0].float().cpu()
             if not bool(logits.isfinite().all()):
                 raise DivergedError(
-                    f"the model's logits after {len(ids):,} tokens hold NaN or infinity: its weights have diverged. Use "
-                    "an older checkpoint, or train with a lower learning rate (--train.optimizer.lr)"
+                    f"the model's logits after {len(ids):,} tokens hold NaN or infinity: its weights have diverged. "
+                    "Use an older checkpoint, or train with a lower learning rate (--train.optimizer.lr)"
                 )
             number = choose(logits, ids, sampling, generator)
             ids.append(number)
