@@ -67,8 +67,9 @@ class LanguageModel:
     def score(self, text: str, stride: int | None = None) -> Score:
         """How well the model predicts a text as a whole document: nats, bits_per_byte, tokens, bytes."""
         ids, n_bytes = self.encode(text), len(text.encode("utf-8"))
+        special = self.tokenizer.special
         return score_documents(
-            self.model, [(ids, n_bytes)], self.tokenizer.special.end_of_document, self.device, stride
+            self.model, [(ids, n_bytes)], special.end_of_document, self.device, stride, begin=special.begin
         )
 
     def encode(self, text: str) -> list[int]:

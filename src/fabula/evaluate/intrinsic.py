@@ -119,10 +119,12 @@ def score_documents(
     stride: int | None = None,
     batch_rows: int = 16,
     each: Callable[[int], None] | None = None,
+    begin: int | None = None,
 ) -> Score:
     """The score of documents given as (ids, bytes of text); every byte counted once.
 
-    Windows of one length are scored together; `each` is told the documents' bytes as they are done.
+    Windows of one length are scored together; `each` is told the documents' bytes as they are done. `begin` is what
+    stands before a document, where that is not the end of the one before.
     """
     context = model.config.context_length
     step = max(1, context // 2) if stride is None else stride
@@ -142,7 +144,7 @@ def score_documents(
         return done
 
     for ids, n_bytes in documents:
-        stream = [end_of_document, *ids, end_of_document]
+        stream = [end_of_document if begin is None else begin, *ids, end_of_document]
         for window in windows(len(stream), context, step):
             waiting.append((stream[window.start : window.stop + 1], window.scored))
             if len(waiting) == _GATHERED * batch_rows:

@@ -85,6 +85,7 @@ def run(
             config.stride or None,
             config.batch_rows,
             task.advance,
+            tokenizer.special.begin,
         )
     if not score.bytes:
         raise SourceError(f"{on}: no text to score ({len(text.rejected):,} records could not be read)")
@@ -124,5 +125,6 @@ def run_on_split(
             config.stride or None,
             config.batch_rows,
             task.advance,
+            tokenizer.special.begin,
         )
     return Evaluation("validation split", score, digest.hexdigest())

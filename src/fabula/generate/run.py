@@ -85,5 +85,5 @@ def gather(prompt: str, prompt_tokens: int, pieces: list[Piece]) -> Generation:
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids a prompt begins with: the end-of-document id, then the text."""
-    return [tokenizer.special.end_of_document, *tokenizer.encode(prompt)]
+    """The ids a prompt begins with: what stands before every document (the end of the one before), then the text."""
+    return [tokenizer.special.begin, *tokenizer.encode(prompt)]

@@ -8,7 +8,7 @@ through bytes, so that ids which end in the middle of a character are no error.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ _PROBE = "Él, e\u0301l  \t ﬁ² 漢字 🦊 \x00\x7f\r\n " + "".join(SPECIAL_T
 class Tokenizer:
     """A byte-level tokenizer with its special tokens and fingerprint."""
 
+    # How to write a conversation (Jinja), where the tokenizer says it; what a text loses on its way, if it does.
+    chat_template: str | None = None
+    changes: str | None = None
+
     def __init__(self, backend: Any, origin: str = "tokenizer") -> None:
         # `backend` is a tokenizers.Tokenizer; its type is left open so that importing this module stays cheap.
-        backend.encode_special_tokens = True
-        backend.no_truncation()
-        backend.no_padding()
-        self._backend = backend
+        self._hold(backend)
         ids = {role: backend.token_to_id(text) for role, text in SPECIAL_TEXT.items()}
         missing = [SPECIAL_TEXT[role] for role, number in ids.items() if number is None]
         if missing:
@@ -41,27 +42,26 @@ class Tokenizer:
         self.fingerprint = storage.hash_data(json.loads(backend.to_str()))
         self._check(origin)
 
-    @classmethod
-    def load(cls, path: Path) -> Tokenizer:
-        """Read a `tokenizer.json` or the folder that holds one; DamagedError when it is none."""
-        from tokenizers import Tokenizer as Backend
+    def _hold(self, backend: Any) -> None:
+        backend.encode_special_tokens = True
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+
+    @staticmethod
+    def load(path: Path) -> Tokenizer:
+        """Read a `tokenizer.json` or the folder that holds one; DamagedError when it is none.
+
+        One that was made elsewhere has its `special.json` beside it (see `foreign.py`).
+        """
+        from fabula.tokenizer import foreign
 
         file = path / FILE if path.is_dir() else path
         if not file.is_file():
             raise InputError(f"no tokenizer at {file}")
-        if file.stat().st_size > _MAX_BYTES:
-            raise DamagedError(f"{file}: larger than {_MAX_BYTES >> 20} MiB; not a tokenizer of Fabula")
-        try:
-            text = file.read_text(encoding="utf-8")
-            _check_parts(json.loads(text, object_pairs_hook=_once), str(file))
-            return cls(Backend.from_str(text), str(file))
-        except DamagedError:
-            raise
-        except BaseException as error:
-            # The Rust side panics on some damaged files, with an exception outside the tree of Exception.
-            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
-                raise
-            raise DamagedError(f"{file}: not a tokenizer that can be read ({_first_line(error)})") from None
+        if file.with_name(foreign.FILE).is_file():
+            return foreign.load(file)
+        return read(file, lambda data, backend: _native(data, backend, str(file)))
 
     def _check(self, origin: str) -> None:
         """DamagedError unless the promises hold: all bytes are there, and a nasty text comes back."""
@@ -74,7 +74,11 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` into a folder."""
-        storage.write_text(folder / FILE, self._backend.to_str(pretty=True) + "\n")
+        storage.write_text(folder / FILE, self.to_json())
+
+    def to_json(self) -> str:
+        """The text of `tokenizer.json`."""
+        return str(self._backend.to_str(pretty=True)) + "\n"
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; never a special one."""
@@ -107,6 +111,42 @@ class Tokenizer:
 
 
 _MAX_BYTES = 64 << 20
+
+
+def read(file: Path, make: Callable[[Any, Any], Tokenizer]) -> Tokenizer:
+    """A tokenizer made of a file's plain data and the library's reading of it; DamagedError when it cannot be read.
+
+    `make` looks at the data first: it is given the library's tokenizer as a function, to call when they are sound.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    if file.stat().st_size > _MAX_BYTES:
+        raise DamagedError(f"{file}: larger than {_MAX_BYTES >> 20} MiB; not a tokenizer of Fabula")
+    try:
+        text = file.read_text(encoding="utf-8")
+        return make(json.loads(text, object_pairs_hook=_once), lambda: Backend.from_str(text))
+    except (DamagedError, InputError):
+        raise
+    except BaseException as error:
+        # The Rust side panics on some damaged files, with an exception outside the tree of Exception.
+        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            raise
+        raise DamagedError(f"{file}: not a tokenizer that can be read ({_first_line(error)})") from None
+
+
+def _native(data: Any, backend: Any, origin: str) -> Tokenizer:
+    _check_parts(data, origin)
+    return Tokenizer(backend(), origin)
+
+
+def is_native(data: Any) -> bool:
+    """Whether the data of a tokenizer.json are those of a tokenizer of Fabula."""
+    try:
+        _check_parts(data, "")
+    except DamagedError:
+        return False
+    return all(any(t["content"] == text for t in data["added_tokens"]) for text in SPECIAL_TEXT.values())
+
 
 # The whole of a tokenizer of Fabula: what else a file may ask for (other patterns, which can take for ever on a text;
 # dropout; tokens that swallow the space around them) would break a promise that a look at a few texts does not show.

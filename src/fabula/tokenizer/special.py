@@ -11,14 +11,18 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpecialTokens:
-    """The id of each role; all different."""
+    """The id of each role; all different. Fabula's own tokenizers have all but the first id of a document.
+
+    A tokenizer of another house may lack any but the end of a document, and may begin a document with an id of its own.
+    """
 
     end_of_document: int
-    padding: int
-    end_of_turn: int
-    system: int
-    user: int
-    assistant: int
+    padding: int | None = None
+    end_of_turn: int | None = None
+    system: int | None = None
+    user: int | None = None
+    assistant: int | None = None
+    begin_of_document: int | None = None
 
     def __post_init__(self) -> None:
         ids = self.ids()
@@ -27,7 +31,12 @@ class SpecialTokens:
 
     def ids(self) -> tuple[int, ...]:
         """All special ids, in the order of the registry."""
-        return tuple(getattr(self, f.name) for f in fields(self))
+        return tuple(i for i in (getattr(self, f.name) for f in fields(self)) if i is not None)
+
+    @property
+    def begin(self) -> int:
+        """What the model reads before a document: the end of the one before, unless there is an id for this alone."""
+        return self.end_of_document if self.begin_of_document is None else self.begin_of_document
 
 
 # The text under which each role is written into tokenizer.json; other tools show it.
