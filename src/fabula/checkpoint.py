@@ -6,7 +6,7 @@
 A checkpoint is a folder `model.safetensors  config.json  tokenizer.json  trainer.json  optimizer.safetensors
 manifest.json`, published in one rename, valid if and only if its manifest verifies. It holds the tokenizer, so
 weights and vocabulary cannot be mixed up. What the trainer wants to keep is opaque here: named tensors and plain
-data.
+data. A model that was imported has no trainer: its manifest says its `origin` instead (decision 0014).
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ CONFIG = "config.json"
 TRAINER = "trainer.json"
 OPTIMIZER = "optimizer.safetensors"
 FILES = (WEIGHTS, CONFIG, TOKENIZER_FILE, TRAINER, OPTIMIZER)
+# What only a model that was trained here has; one that came from elsewhere says its origin in the manifest.
+_OF_THE_TRAINER = (TRAINER, OPTIMIZER)
 # Numbers in a table of positions, which a model may compute beside its weights.
 _LARGEST_TABLE = 1 << 30
 
@@ -163,10 +165,30 @@ def save(
     return Checkpoint(final, storage.read_json(final / storage.MANIFEST))
 
 
+def save_imported(final: Path, model: Decoder, tokenizer: Tokenizer, origin: Data) -> Checkpoint:
+    """Publish a checkpoint of a model that was not trained here: without a trainer, and with its `origin`.
+
+    It is a MODEL as any other, but no run can be resumed from it.
+    """
+    from safetensors.torch import save_file
+
+    weights = {name: t.detach().contiguous().cpu() for name, t in model.state_dict().items()}
+    manifest = {"format": FORMAT, "kind": "checkpoint", "step": 0, "tokenizer": tokenizer.fingerprint, "origin": origin}
+    size = sum(t.numel() * t.element_size() for t in weights.values()) + _SMALL_FILES
+    storage.require_space(final.parent, size, "the imported model")
+    with storage.publish(final, manifest) as building:
+        save_file(weights, building / WEIGHTS, metadata={"format": "pt"})
+        storage.write_json(building / CONFIG, to_data(model.config))
+        tokenizer.save(building)
+    return Checkpoint(final, storage.read_json(final / storage.MANIFEST))
+
+
 def _described(path: Path, manifest: Data) -> Checkpoint:
     """A checkpoint by its manifest; DamagedError when that is not what a checkpoint's says."""
     step, bits = manifest.get("step"), manifest.get("bits_per_byte")
-    wrong = [f"no {name} in it" for name in FILES if name not in manifest["files"]]
+    imported = isinstance(manifest.get("origin"), dict)
+    needed = [name for name in FILES if not (imported and name in _OF_THE_TRAINER)]
+    wrong = [f"no {name} in it" for name in needed if name not in manifest["files"]]
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
         wrong.append("its step is no number")
     elif re.fullmatch(r"step-\d+", path.name) and _step_of(path) != step:

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fabula import checkpoint as checkpoints
 from fabula.checkpoint import Checkpoint
 from fabula.config import build
 from fabula.device import Device, choose
 from fabula.errors import PromptError
 from fabula.evaluate.intrinsic import Score, score_documents
+from fabula.export.run import open_model
 from fabula.generate import run as generating
 from fabula.generate.config import GenerateConfig
 from fabula.generate.run import Generation, Piece
@@ -35,11 +35,13 @@ def load(
     device: str = "auto",
     note: Callable[[str], None] | None = None,
 ) -> LanguageModel:
-    """The model of a run folder or checkpoint folder. `checkpoint` is best, last or step-N of a run.
+    """The model of a run folder, a checkpoint folder or a folder of Hugging Face's format (converted in memory).
+
+    `checkpoint` is best, last or step-N of a run.
 
     When the best or last one is damaged the next one is taken, and `note` is told (a warning without it).
     """
-    loaded = checkpoints.load(Path(path), checkpoint, note)
+    loaded = open_model(Path(path), checkpoint, note)
     chosen = choose(device)
     return LanguageModel(loaded.model.to(chosen.torch), loaded.tokenizer, chosen, loaded.checkpoint)
 

@@ -30,6 +30,11 @@ _VERBS = {
     "resume": ("fabula.cli.recipes:resume", "Continue a stopped run from its newest checkpoint."),
     "evaluate": ("fabula.cli.models:evaluate", "Bits per byte and perplexity of a model on a text."),
     "generate": ("fabula.cli.models:generate", "Continue a prompt, streamed."),
+    "export": (
+        "fabula.cli.exchange:export",
+        "Write a model for another tool (Hugging Face), reloaded there and compared first.",
+    ),
+    "import": ("fabula.cli.exchange:import_", "Make a checkpoint of a model in Hugging Face's format."),
     "report": ("fabula.cli.models:report", "Write the HTML report of a run."),
     "compare": ("fabula.cli.compare:compare", "Variants of a recipe, trained alike, side by side."),
     "corpus": ("fabula.cli.parts:corpus", "Look at a corpus before it is used."),

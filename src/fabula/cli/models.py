@@ -12,7 +12,7 @@ from fabula.cli import console
 from fabula.cli.recipes import Json
 from fabula.errors import InputError
 
-Model = Annotated[Path, Parameter(help="a run folder or a checkpoint folder")]
+Model = Annotated[Path, Parameter(help="a run folder, a checkpoint folder or a folder of Hugging Face's format")]
 Which = Annotated[str, Parameter(name="--checkpoint", help="best, last or step-N of a run")]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or mps")]
 
@@ -42,9 +42,10 @@ def evaluate(
     from fabula.device import choose
     from fabula.evaluate import run as stage
     from fabula.evaluate.config import EvaluateConfig
+    from fabula.export.run import open_model
     from fabula.progress import stop_on_signals
 
-    loaded = checkpoints.load(model, checkpoint, console.say)
+    loaded = open_model(model, checkpoint, console.say)
     chosen = choose(device)
     config = build(EvaluateConfig, {"stride": stride, "validation_bytes": 0}, "evaluate")
     if config.stride > loaded.config.context_length:

@@ -1,0 +1,1 @@
+"""Leaving for other tools, and coming from them."""

@@ -1,0 +1,820 @@
+"""Which Hugging Face class is the same model under other names? One table per family, read in both directions.
+
+A table has two halves. `fields` say how the keys of config.json and the settings of a model are made of each other;
+`rows` say which tensors are which, and how they lie. Import reads the table from left to right, export from right to
+left. Whether a model has an exact twin is asked of the table itself: its configuration is written, read back, and
+whatever comes back different is in the way.
+
+Settings of a model are handled as dotted names ("attention.n_heads"); keys of config.json as they stand there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fabula.config import build, nest, to_data
+from fabula.errors import ConfigError, InputError, nearest
+from fabula.model.config import ModelConfig
+from fabula.registry import Registry
+
+Theirs = dict[str, Any]
+Ours = dict[str, Any]
+
+# What config.json may hold without any bearing on what the model computes: notes, training, generation, tokens (they
+# are read with the tokenizer).
+HARMLESS = {
+    "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "_name_or_path",
+    "initializer_range", "initializer_factor", "attention_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop",
+    "dropout_rate", "classifier_dropout", "hidden_dropout", "bos_token_id", "eos_token_id", "pad_token_id",
+    "decoder_start_token_id", "unk_token_id", "sep_token_id", "cache_implementation", "task_specific_params",
+    "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
+    "id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "return_dict", "output_attentions",
+    "output_hidden_states", "return_dict_in_generate", "output_past", "chunk_size_feed_forward", "tokenizer_class",
+    "is_llama_config", "transformers.js_config", "gradient_checkpointing", "n_ctx", "pretraining_tp",
+    "_attn_implementation_autoset", "_attn_implementation", "attn_implementation", "is_encoder_decoder",
+    "router_aux_loss_coef", "unsloth_version", "unsloth_fixed", "tie_encoder_decoder", "prefix",
+    # Settings of generation that older versions kept here.
+    "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "temperature", "top_k", "top_p",
+    "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "num_return_sequences",
+    "diversity_penalty", "num_beam_groups", "encoder_no_repeat_ngram_size", "bad_words_ids", "begin_suppress_tokens",
+    "suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values", "output_scores",
+    "exponential_decay_length_penalty",
+}  # fmt: skip
+
+
+class Field:
+    """Some keys of config.json and the settings of a model that they are made of."""
+
+    keys: tuple[str, ...] = ()
+
+    def read(self, theirs: Theirs, wrong: list[str]) -> Ours:
+        """The settings; what is not understood is appended to `wrong`."""
+        raise NotImplementedError
+
+    def write(self, ours: Ours) -> Theirs:
+        """The keys. A model that has no twin gives the nearest one: reading it back shows the difference."""
+        raise NotImplementedError
+
+
+class Same(Field):
+    """The same value under two names. `default` is what their class takes when the key is missing or null."""
+
+    def __init__(self, theirs: str, ours: str, kind: type = int, default: Any = None, written: bool = True) -> None:
+        self.keys, self.theirs, self.ours, self.kind = (theirs,), theirs, ours, kind
+        self.default, self.written = default, written
+
+    def read(self, theirs: Theirs, wrong: list[str]) -> Ours:
+        value = theirs.get(self.theirs)
+        if value is None:
+            value = self.default(theirs) if callable(self.default) else self.default
+            if value is None:
+                wrong.append(f"{self.theirs} is missing")
+                return {}
+        if self.kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not self.kind or (self.kind is not bool and not 0 <= value < 1 << 62):
+            wrong.append(f"{self.theirs} is {value!r:.40}, not {_KINDS[self.kind]}")
+            return {}
+        return {self.ours: value}
+
+    def write(self, ours: Ours) -> Theirs:
+        return {self.theirs: ours[self.ours]} if self.written and self.ours in ours else {}
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+class Always(Field):
+    """A setting that every model of the family has."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = {name.replace("__", "."): value for name, value in settings.items()}
+
+    def read(self, theirs: Theirs, wrong: list[str]) -> Ours:
+        return dict(self.settings)
+
+    def write(self, ours: Ours) -> Theirs:
+        return {}
+
+
+class Only(Field):
+    """A key that may have but one value, since we have nothing for the others; null is that value too."""
+
+    def __init__(self, theirs: str, value: Any, written: bool = False) -> None:
+        self.keys, self.theirs, self.value, self.written = (theirs,), theirs, value, written
+
+    def read(self, theirs: Theirs, wrong: list[str]) -> Ours:
+        found = theirs.get(self.theirs)
+        if found is not None and found != self.value:
+            wrong.append(f"{self.theirs} is {found!r:.60}, only {self.value!r} is supported")
+        return {}
+
+    def write(self, ours: Ours) -> Theirs:
+        return {self.theirs: self.value} if self.written else {}
+
+
+class Choice(Field):
+    """A key whose values stand for several settings; of equal ones the first is written."""
+
+    def __init__(self, theirs: str, options: Mapping[str, Ours], default: str) -> None:
+        self.keys, self.theirs, self.options, self.default = (theirs,), theirs, options, default
+
+    def read(self, theirs: Theirs, wrong: list[str]) -> Ours:
+        value = theirs.get(self.theirs) or self.default
+        if not isinstance(value, str) or value not in self.options:
+            wrong.append(f"{self.theirs} is {value!r:.40}; {nearest(str(value), self.options)}")
+            return {}
+        return dict(self.options[value])
+
+    def write(self, ours: Ours) -> Theirs:
+        for value, settings in self.options.items():
+            if all(ours.get(name) == wanted for name, wanted in settings.items()):
+                return {self.theirs: value}
+        return {self.theirs: next(iter(self.options))}
+
+
+class Biases(Field):
+    """One switch for several biases (no key: the class always has them). Those that a model lacks are written as 0."""
+
+    def __init__(self, theirs: str | None, *ours: str) -> None:
+        self.keys, self.theirs, self.ours = ((theirs,) if theirs else ()), theirs, ours
+
+    def read(self, theirs: Theirs, wrong: list[str]) -> Ours:
+        value = theirs.get(self.theirs) or False if self.theirs else True
+        if not isinstance(value, bool):
+            wrong.append(f"{self.theirs} is {value!r:.40}, not true or false")
+        return dict.fromkeys(self.ours, value is True)
+
+    def write(self, ours: Ours) -> Theirs:
+        return {self.theirs: any(ours.get(name) for name in self.ours)} if self.theirs else {}
+
+
+class Cap(Field):
+    """A soft-cap, null where there is none."""
+
+    def __init__(self, theirs: str, ours: str) -> None:
+        self.keys, self.theirs, self.ours = (theirs,), theirs, ours
+
+    def read(self, theirs: Theirs, wrong: list[str]) -> Ours:
+        value = theirs.get(self.theirs) or 0.0
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            wrong.append(f"{self.theirs} is {value!r:.40}, not a number")
+            return {}
+        return {self.ours: float(value)}
+
+    def write(self, ours: Ours) -> Theirs:
+        return {self.theirs: ours.get(self.ours) or None}
+
+
+class ScoreScale(Field):
+    """Gemma divides scores by the root of a whole number, which need not be the width of a head."""
+
+    keys = ("query_pre_attn_scalar",)
+
+    def read(self, theirs: Theirs, wrong: list[str]) -> Ours:
+        value = theirs.get("query_pre_attn_scalar", 256)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1 << 31:
+            wrong.append(f"query_pre_attn_scalar is {value!r:.40}, not a number above 0")
+            return {}
+        return {"attention.scale": 0.0 if value == theirs.get("head_dim", 256) else value**-0.5}
+
+    def write(self, ours: Ours) -> Theirs:
+        scale = ours.get("attention.scale")
+        return {"query_pre_attn_scalar": max(1, round(scale**-2)) if scale else ours.get("attention.head_dim", 1)}
+
+
+_TYPES = {"full_attention": "G", "sliding_attention": "L"}
+_NAMES = {kind: name for name, kind in _TYPES.items()}
+
+
+class Layers(Field):
+    """Which layers look back only so far: a list with the type of each, and in older files a rule."""
+
+    def __init__(self, switch: bool) -> None:
+        self.switch = switch  # Qwen has one; Gemma's rule is a period
+        self.keys = ("layer_types", "sliding_window")
+        if switch:
+            self.keys += ("use_sliding_window", "max_window_layers")
+        else:
+            self.keys += ("sliding_window_pattern", "_sliding_window_pattern")
+
+    def read(self, theirs: Theirs, wrong: list[str]) -> Ours:
+        n, window = theirs.get("num_hidden_layers"), theirs.get("sliding_window")
+        if type(n) is not int or not 0 < n < 1 << 16:
+            return {}
+        if self.switch and not theirs.get("use_sliding_window"):
+            window = None
+        types = theirs.get("layer_types")
+        if types is None:
+            types = [_NAMES[kind] for kind in self._rule(theirs, n, window)]
+        if not isinstance(types, list) or len(types) != n:
+            wrong.append(f"layer_types does not name {n} layers")
+            return {}
+        unknown = sorted({str(t) for t in types if t not in _TYPES})
+        if unknown:
+            wrong.append(f"layer_types has {', '.join(unknown)}; {', '.join(_TYPES)} are supported")
+            return {}
+        kinds = "".join(_TYPES[t] for t in types)
+        if "L" not in kinds:
+            return {"pattern": "G", "local.kind": "full"}
+        if type(window) is not int or window < 1:
+            wrong.append(f"sliding_window is {window!r}, but there are layers of type sliding_attention")
+            return {}
+        return {"pattern": _period(kinds), "local.kind": "sliding", "local.window": window}
+
+    def _rule(self, theirs: Theirs, n: int, window: Any) -> str:
+        if self.switch:
+            first = theirs.get("max_window_layers", 28)
+            return "".join("L" if window is not None and i >= first else "G" for i in range(n))
+        every = theirs.get("sliding_window_pattern", theirs.get("_sliding_window_pattern", 6))
+        return "".join("L" if not isinstance(every, int) or every < 1 or (i + 1) % every else "G" for i in range(n))
+
+    def write(self, ours: Ours) -> Theirs:
+        sliding = ours.get("local.kind") == "sliding"
+        kinds = _kinds(ours) if sliding else "G" * ours["n_layers"]
+        theirs: Theirs = {"layer_types": [_NAMES[kind] for kind in kinds]}
+        if self.switch:
+            used = "L" in kinds
+            return {
+                **theirs,
+                "use_sliding_window": used,
+                "sliding_window": ours["local.window"] if used else None,
+                "max_window_layers": ours["n_layers"],
+            }
+        return {**theirs, "sliding_window": ours["local.window"] if sliding else ours["context_length"]}
+
+
+def _kinds(ours: Ours) -> str:
+    """The kind of every layer."""
+    return str(ours["pattern"] * ours["n_layers"])[: ours["n_layers"]]
+
+
+def _period(kinds: str) -> str:
+    """The shortest pattern that gives these kinds when it is repeated.
+
+    >>> _period("LLGLLGL")
+    'LLG'
+    """
+    return next(kinds[:p] for p in range(1, len(kinds) + 1) if (kinds[:p] * len(kinds))[: len(kinds)] == kinds)
+
+
+# The keys that a kind of scaling needs or may have, beside its type and base.
+_SCALINGS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": (
+        *("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"),
+        *("mscale", "mscale_all_dim", "truncate"),
+    ),
+}
+_UNSCALED: Ours = {
+    "position.scaling": "none",
+    "position.factor": 1.0,
+    "position.original_context": 0,
+    "position.beta_fast": 32.0,
+    "position.beta_slow": 1.0,
+    "position.attention_factor": 0.0,
+    "position.low_freq_factor": 1.0,
+    "position.high_freq_factor": 4.0,
+}
+# Of a scaling, the settings that it looks at.
+_LOOKED_AT = {
+    "none": (),
+    "linear": ("factor",),
+    "ntk": ("factor",),
+    "yarn": ("factor", "original_context", "beta_fast", "beta_slow", "attention_factor"),
+    "llama3": ("factor", "original_context", "low_freq_factor", "high_freq_factor"),
+}
+# Not a setting: our local layers are never scaled, theirs are where one set of angles serves all layers.
+_LOCAL_SCALING = "position.scaling of local layers"
+
+
+class RopeAngles(Field):
+    """The base and scaling of the angles, as transformers 5 keeps them (`rope_parameters`) and as older files do.
+
+    `by_type`: local layers have a base of their own and are not scaled (Gemma 3). Both ways are written.
+    """
+
+    def __init__(self, theta: float, by_type: bool = False, local_theta: float = 0.0) -> None:
+        self.theta, self.by_type, self.local_theta = theta, by_type, local_theta
+        self.keys = ("rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor")
+        self.keys += ("rope_local_base_freq",) if by_type else ("rope_interleaved",)
+
+    def read(self, theirs: Theirs, wrong: list[str]) -> Ours:
+        found: Ours = {"position.kind": "rope", "position.local_theta": 0.0, **_UNSCALED}
+        given, older = theirs.get("rope_parameters") or {}, theirs.get("rope_scaling") or {}
+        if not isinstance(given, dict) or not isinstance(older, dict):
+            wrong.append("rope_parameters or rope_scaling is not a table")
+            return {}
+        if theirs.get("rope_interleaved"):
+            wrong.append("rope_interleaved is true, only the half-split layout is supported")
+        if theirs.get("partial_rotary_factor") not in (None, 1, 1.0):
+            wrong.append(f"partial_rotary_factor is {theirs['partial_rotary_factor']!r:.20}, only 1 is supported")
+        if self.by_type:
+            whole = {**(given.get("full_attention") or {}), **older}
+            local = given.get("sliding_attention") or {}
+            if set(given) - {"full_attention", "sliding_attention"}:
+                wrong.append(f"rope_parameters is for {', '.join(given)}, not for full_attention and sliding_attention")
+            base = local.get("rope_theta", theirs.get("rope_local_base_freq") or self.local_theta)
+            found["position.local_theta"] = _number(base, "rope_theta of sliding_attention", wrong)
+            if local.get("rope_type", "default") != "default":
+                wrong.append(f"rope_type of sliding_attention is {local['rope_type']!r}, only default is supported")
+            found[_LOCAL_SCALING] = "none"
+        else:
+            whole = older or given
+        theta = whole.get("rope_theta", theirs.get("rope_theta"))
+        found["position.theta"] = _number(self.theta if theta is None else theta, "rope_theta", wrong)
+        self._read_scaling(whole, theirs, found, wrong)
+        if not self.by_type:
+            found[_LOCAL_SCALING] = found["position.scaling"]
+        return found
+
+    def _read_scaling(self, given: Theirs, theirs: Theirs, found: Ours, wrong: list[str]) -> None:
+        kind = given.get("rope_type", given.get("type", "default"))
+        if kind not in _SCALINGS:
+            wrong.append(f"rope_type is {kind!r:.40}; {', '.join(_SCALINGS)} are supported")
+            return
+        known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_SCALINGS[kind]}
+        wrong += [f"rope_parameters has {name}, which {kind} does not know" for name in given if name not in known]
+        if given.get("partial_rotary_factor") not in (None, 1, 1.0):
+            wrong.append(f"partial_rotary_factor is {given['partial_rotary_factor']!r:.20}, only 1 is supported")
+        if kind == "default":
+            return
+        found["position.scaling"] = kind
+        found["position.factor"] = factor = _number(given.get("factor"), f"factor of {kind}", wrong)
+        if kind in ("yarn", "llama3"):
+            original = given.get("original_max_position_embeddings") or theirs.get("max_position_embeddings")
+            found["position.original_context"] = original
+        if kind == "llama3":
+            for name in ("low_freq_factor", "high_freq_factor"):
+                found[f"position.{name}"] = _number(given.get(name), f"{name} of llama3", wrong)
+        if kind == "yarn":
+            found["position.beta_fast"] = _number(given.get("beta_fast") or 32, "beta_fast", wrong)
+            found["position.beta_slow"] = _number(given.get("beta_slow") or 1, "beta_slow", wrong)
+            if given.get("truncate") not in (None, True):
+                wrong.append("truncate of yarn is false, only true is supported")
+            sharper, above, below = (given.get(n) for n in ("attention_factor", "mscale", "mscale_all_dim"))
+            if sharper is None and above and below and factor > 1:
+                sharper = (0.1 * above * math.log(factor) + 1) / (0.1 * below * math.log(factor) + 1)
+            found["position.attention_factor"] = _number(sharper or 0, "attention_factor", wrong)
+
+    def write(self, ours: Ours) -> Theirs:
+        if ours.get("position.kind") != "rope":
+            ours = {**ours, **_UNSCALED, "position.theta": self.theta, "position.local_theta": 0.0}
+        theta, kind = ours["position.theta"], ours["position.scaling"]
+        scaling: Theirs = {}
+        if kind != "none":
+            scaling = {"rope_type": kind, "factor": ours["position.factor"]}
+        if kind in ("yarn", "llama3"):
+            scaling["original_max_position_embeddings"] = ours["position.original_context"]
+        if kind == "llama3":
+            scaling |= {n: ours[f"position.{n}"] for n in ("low_freq_factor", "high_freq_factor")}
+        if kind == "yarn":
+            scaling |= {n: ours[f"position.{n}"] for n in ("beta_fast", "beta_slow")}
+            if ours["position.attention_factor"]:
+                scaling["attention_factor"] = ours["position.attention_factor"]
+        whole = {"rope_type": "default", "rope_theta": theta, **scaling}
+        theirs: Theirs = {"rope_theta": theta, "rope_scaling": scaling or None}
+        if not self.by_type:
+            return {"rope_parameters": whole, **theirs}
+        local = ours["position.local_theta"] or theta
+        parameters = {"full_attention": whole, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
+        return {"rope_parameters": parameters, **theirs, "rope_local_base_freq": local}
+
+
+def _number(value: Any, name: str, wrong: list[str]) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        wrong.append(f"{name} is {value!r:.40}, not a number")
+        return 2.0
+    return float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One tensor of theirs: ours, or several of ours joined along their outputs; transposed if it lies the other way.
+
+    `{i}` stands for the layer. `when` names a key of config.json that must be true (with `!`: false) for it to exist.
+    """
+
+    theirs: str
+    ours: tuple[str, ...]
+    transposed: bool = False
+    when: str = ""
+
+    def exists(self, theirs: Theirs) -> bool:
+        if not self.when:
+            return True
+        return not theirs.get(self.when[1:]) if self.when.startswith("!") else bool(theirs.get(self.when))
+
+    def of(self, layer: int) -> Row:
+        names = tuple(name.format(i=layer) for name in self.ours)
+        return Row(self.theirs.format(i=layer), names, self.transposed, self.when)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One architecture of Hugging Face and what it is here."""
+
+    name: str
+    architecture: str
+    fields: tuple[Field, ...]
+    rows: tuple[Row, ...]
+    # What every name of a tensor begins with but the head's; some older files leave it out.
+    prefix: str
+    # What older files hold beside the weights, as a pattern; and tensors that may stand there twice when they are tied.
+    leftovers: str = r"(?!)"
+    twins: tuple[tuple[str, str], ...] = ()
+    # What their class demands of a configuration beyond the table.
+    demands: Callable[[Ours], list[str]] = lambda ours: []
+
+    def keys(self) -> set[str]:
+        """The keys of config.json that the table knows."""
+        return {key for field in self.fields for key in field.keys}
+
+    def rows_of(self, theirs: Theirs, n_layers: int) -> Iterator[Row]:
+        """The tensors of one model."""
+        for row in self.rows:
+            if row.exists(theirs):
+                yield from (row.of(i) for i in range(n_layers)) if "{i}" in row.theirs else [row]
+
+
+families: Registry[Family] = Registry("family")
+
+
+def flat(data: Mapping[str, Any], before: str = "") -> Ours:
+    """Nested data as dotted names."""
+    found: Ours = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{before}{name}.")
+        else:
+            found[before + name] = value
+    return found
+
+
+def to_ours(family: Family, theirs: Theirs) -> ModelConfig:
+    """The settings of a model from config.json; ConfigError listing everything that has no exact meaning here."""
+    wrong: list[str] = []
+    known = family.keys() | HARMLESS
+    for key, value in theirs.items():
+        if key not in known and value not in (None, False, [], {}):
+            wrong.append(f"{key} = {value!r:.60} is not known to change nothing")
+    ours = _read(family, theirs, wrong)
+    if "L" in str(ours.get("pattern", "")) and ours.get(_LOCAL_SCALING, "none") != "none":
+        wrong.append("sliding layers with scaled angles: local layers are never scaled here")
+    ours.pop(_LOCAL_SCALING, None)
+    if wrong:
+        raise ConfigError(wrong, f"config.json ({family.name})")
+    try:
+        return build(ModelConfig, nest(ours.items()))
+    except ConfigError as error:
+        raise ConfigError(error.problems, f"config.json ({family.name})") from None
+
+
+def _read(family: Family, theirs: Theirs, wrong: list[str]) -> Ours:
+    ours: Ours = {}
+    for field in family.fields:
+        ours |= field.read(theirs, wrong)
+    return ours
+
+
+def to_theirs(family: Family, config: ModelConfig) -> Theirs:
+    """The keys of config.json that say what the model is; InputError naming the fields in the way."""
+    problems, _ = twin(family, config)
+    if problems:
+        raise InputError(f"no exact twin: {'; '.join(problems)}")
+    theirs: Theirs = {"architectures": [family.architecture], "model_type": family.name}
+    ours = canonical(flat(to_data(config)))
+    for field in family.fields:
+        theirs |= field.write(ours)
+    return theirs
+
+
+def twin(family: Family, config: ModelConfig) -> tuple[list[str], list[str]]:
+    """The fields in the way of an exact twin, and the biases that would be written as zeros."""
+    ours = canonical(flat(to_data(config)))
+    theirs: Theirs = {}
+    for field in family.fields:
+        theirs |= field.write(ours)
+    back = canonical({**ours, **_read(family, theirs, [])})
+    biases = {name for field in family.fields if isinstance(field, Biases) for name in field.ours}
+    problems, zeros = [], []
+    kinds = [name for name in ours if name.endswith(".kind") and ours[name] != back.get(name)]
+    for name, value in ours.items():
+        if name not in back or back[name] == value:
+            continue
+        if name not in kinds and any(name.startswith(kind.removesuffix("kind")) for kind in kinds):
+            continue  # of a part that is of another kind altogether
+        if name in biases and back[name] and not value:
+            zeros.append(name)
+        else:
+            problems.append(f"{name}={_shown(value)} must be {_shown(back[name])}")
+    return problems + family.demands(ours), zeros
+
+
+def canonical(ours: Ours) -> Ours:
+    """Settings without what does not change the logits, and with one way of saying what can be said in several."""
+    found = {name: value for name, value in ours.items() if not name.startswith("init.") and name != "dropout"}
+    found["pattern"] = kinds = _kinds(ours)
+    if found.get("embedding_scale") == "sqrt_width":
+        found["embedding_scale"] = ours["d_model"] ** 0.5
+    if found.get("attention.kind") == "gqa":
+        if found["attention.scale"] == found["attention.head_dim"] ** -0.5:
+            found["attention.scale"] = 0.0
+        if not found["attention.qk_norm"]:
+            found = {name: v for name, v in found.items() if not name.startswith("attention.qk_norm_")}
+    if found.get("position.kind") == "rope":
+        found = _canonical_rope(found, "L" in kinds)
+    return found
+
+
+def _canonical_rope(found: Ours, local: bool) -> Ours:
+    theta, size = found["position.theta"], found.get("attention.head_dim", 2)
+    found["position.local_theta"] = (found["position.local_theta"] or theta) if local else 0.0
+    if found["position.scaling"] == "ntk":  # is nothing but another base
+        found["position.theta"] = theta * found["position.factor"] ** (size / max(size - 2, 1))
+        found["position.scaling"] = "none"
+    scaling = found["position.scaling"]
+    if local and scaling != "none":
+        found.setdefault(_LOCAL_SCALING, "none")
+    else:
+        found.pop(_LOCAL_SCALING, None)
+    looked_at = {f"position.{name}" for name in _LOOKED_AT[scaling]}
+    found |= {name: value for name, value in _UNSCALED.items() if name not in looked_at and name != "position.scaling"}
+    if scaling == "yarn" and not found["position.attention_factor"]:
+        factor = found["position.factor"]
+        found["position.attention_factor"] = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+    return found
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value}"
+
+
+def _heads_divide_width(ours: Ours) -> list[str]:
+    d, n = ours["d_model"], ours.get("attention.n_heads", 1)
+    return [f"d_model={d} must be a multiple of attention.n_heads={n}"] if d % n else []
+
+
+def _linear(theirs: str, ours: str, transposed: bool = False, bias: str | None = None) -> tuple[Row, ...]:
+    """The weight of a linear, and its bias where the key `bias` is true ("": always)."""
+    parts = tuple(ours.split(" + "))
+    weight = Row(f"{theirs}.weight", tuple(f"{part}.weight" for part in parts), transposed)
+    if bias is None:
+        return (weight,)
+    return (weight, Row(f"{theirs}.bias", tuple(f"{part}.bias" for part in parts), when=bias))
+
+
+_GATED: dict[str, Ours] = {
+    "silu": {"ffn.kind": "swiglu"},
+    "swish": {"ffn.kind": "swiglu"},
+    "gelu_pytorch_tanh": {"ffn.kind": "geglu", "ffn.tanh": True},
+    "gelu_new": {"ffn.kind": "geglu", "ffn.tanh": True},
+    "gelu": {"ffn.kind": "geglu", "ffn.tanh": False},
+    "sigmoid": {"ffn.kind": "glu"},
+}
+_PLAIN: dict[str, Ours] = {
+    "gelu_new": {"ffn.kind": "gelu", "ffn.tanh": True},
+    "gelu_pytorch_tanh": {"ffn.kind": "gelu", "ffn.tanh": True},
+    "gelu": {"ffn.kind": "gelu", "ffn.tanh": False},
+    "relu": {"ffn.kind": "relu"},
+    "relu2": {"ffn.kind": "relu2"},
+}
+
+class HeadDim(Field):
+    """GPT-2's heads share the width evenly."""
+
+    def read(self, theirs: Theirs, wrong: list[str]) -> Ours:
+        width, heads = theirs.get("n_embd", 768), theirs.get("n_head", 12)
+        if type(width) is not int or type(heads) is not int or heads < 1 or width % heads:
+            wrong.append(f"n_embd={width!r:.20} is not a multiple of n_head={heads!r:.20}")
+            return {}
+        return {"attention.head_dim": width // heads}
+
+    def write(self, ours: Ours) -> Theirs:
+        return {}
+
+
+_NO_CAPS = Always(logit_cap=0.0, attention__logit_cap=0.0)
+_EVERYWHERE = Always(pattern="G", local__kind="full")
+
+families.add(
+    "gpt2",
+    Family(
+        "gpt2",
+        "GPT2LMHeadModel",
+        (
+            Same("vocab_size", "vocab_size", default=50257),
+            Same("n_positions", "context_length", default=1024),
+            Same("n_embd", "d_model", default=768),
+            Same("n_layer", "n_layers", default=12),
+            Same("n_head", "attention.n_heads", default=12),
+            Same("n_head", "attention.n_kv_heads", default=12, written=False),
+            HeadDim(),
+            Same("n_inner", "ffn.d_ff", default=lambda theirs: 4 * theirs.get("n_embd", 768)),
+            Choice("activation_function", _PLAIN, "gelu_new"),
+            Same("layer_norm_epsilon", "norm.eps", float, 1e-5),
+            Same("tie_word_embeddings", "tied", bool, True),
+            Always(
+                attention__kind="gqa", attention__scale=0.0, attention__qk_norm=False, position__kind="learned",
+                norm__kind="layernorm", placement="pre", final_norm=True, embedding_scale=1.0, head_bias=False,
+            ),
+            _NO_CAPS,
+            _EVERYWHERE,
+            Biases(
+                None, "attention.q_bias", "attention.k_bias", "attention.v_bias", "attention.out_bias", "ffn.bias",
+                "norm.bias",
+            ),
+            Only("scale_attn_weights", True, written=True),
+            Only("scale_attn_by_inverse_layer_idx", False),
+            Only("reorder_and_upcast_attn", False),
+            Only("add_cross_attention", False),
+        ),
+        (
+            Row("transformer.wte.weight", ("embedding.weight",)),
+            Row("transformer.wpe.weight", ("position.table.weight",)),
+            *_linear("transformer.h.{i}.ln_1", "blocks.{i}.attention_norm", bias=""),
+            *_linear(
+                "transformer.h.{i}.attn.c_attn",
+                "blocks.{i}.attention.q_proj + blocks.{i}.attention.k_proj + blocks.{i}.attention.v_proj",
+                transposed=True, bias="",
+            ),
+            *_linear("transformer.h.{i}.attn.c_proj", "blocks.{i}.attention.out_proj", transposed=True, bias=""),
+            *_linear("transformer.h.{i}.ln_2", "blocks.{i}.ffn_norm", bias=""),
+            *_linear("transformer.h.{i}.mlp.c_fc", "blocks.{i}.ffn.up", transposed=True, bias=""),
+            *_linear("transformer.h.{i}.mlp.c_proj", "blocks.{i}.ffn.down", transposed=True, bias=""),
+            *_linear("transformer.ln_f", "norm", bias=""),
+            Row("lm_head.weight", ("head.weight",), when="!tie_word_embeddings"),
+        ),
+        prefix="transformer.",
+        leftovers=r"transformer\.h\.\d+\.attn\.(masked_)?bias",
+        twins=(("lm_head.weight", "transformer.wte.weight"),),
+    ),
+)  # fmt: skip
+
+
+def _by_heads(theirs: Theirs) -> Any:
+    width, heads = theirs.get("hidden_size"), theirs.get("num_attention_heads")
+    return width // heads if isinstance(width, int) and isinstance(heads, int) and heads > 0 else None
+
+
+def _rope_decoder(default_heads: Any, head_dim: Any) -> tuple[Field, ...]:
+    """What the decoders with rotary positions have in common."""
+    return (
+        Same("vocab_size", "vocab_size"),
+        Same("max_position_embeddings", "context_length"),
+        Same("hidden_size", "d_model"),
+        Same("num_hidden_layers", "n_layers"),
+        Same("num_attention_heads", "attention.n_heads"),
+        Same("num_key_value_heads", "attention.n_kv_heads", default=default_heads),
+        Same("head_dim", "attention.head_dim", default=head_dim),
+        Same("intermediate_size", "ffn.d_ff"),
+        Same("rms_norm_eps", "norm.eps", float, 1e-6),
+        Always(attention__kind="gqa", norm__kind="rmsnorm", final_norm=True, head_bias=False),
+        Biases(
+            "attention_bias", "attention.q_bias", "attention.k_bias", "attention.v_bias", "attention.out_bias"
+        ),
+    )  # fmt: skip
+
+
+def _rope_rows(qk_norm: bool, sandwich: bool, mlp_bias: str | None) -> tuple[Row, ...]:
+    before = "model.layers.{i}."
+    norms = ("q_norm", "k_norm") if qk_norm else ()
+    ffn_norm = "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
+    around = (("post_attention_layernorm", "attention_out_norm"), ("post_feedforward_layernorm", "ffn_out_norm"))
+    return (
+        Row("model.embed_tokens.weight", ("embedding.weight",)),
+        *_linear(before + "input_layernorm", "blocks.{i}.attention_norm"),
+        *(
+            row
+            for name, ours in (("q_proj", "q_proj"), ("k_proj", "k_proj"), ("v_proj", "v_proj"), ("o_proj", "out_proj"))
+            for row in _linear(f"{before}self_attn.{name}", f"blocks.{{i}}.attention.{ours}", bias="attention_bias")
+        ),
+        *(row for n in norms for row in _linear(f"{before}self_attn.{n}", f"blocks.{{i}}.attention.{n}")),
+        *_linear(before + ffn_norm, "blocks.{i}.ffn_norm"),
+        *(
+            row
+            for part in ("gate", "up", "down")
+            for row in _linear(f"{before}mlp.{part}_proj", f"blocks.{{i}}.ffn.{part}", bias=mlp_bias)
+        ),
+        *(row for n, ours in (around if sandwich else ()) for row in _linear(before + n, f"blocks.{{i}}.{ours}")),
+        Row("model.norm.weight", ("norm.weight",)),
+        Row("lm_head.weight", ("head.weight",), when="!tie_word_embeddings"),
+    )
+
+
+_PRE = Always(placement="pre", norm__centred=False, embedding_scale=1.0)
+_TWIN = (("lm_head.weight", "model.embed_tokens.weight"),)
+_ANGLES = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
+
+families.add(
+    "llama",
+    Family(
+        "llama",
+        "LlamaForCausalLM",
+        (
+            *_rope_decoder(lambda theirs: theirs.get("num_attention_heads"), _by_heads),
+            Choice("hidden_act", _GATED, "silu"),
+            Same("tie_word_embeddings", "tied", bool, False),
+            Biases("mlp_bias", "ffn.bias"),
+            RopeAngles(10_000.0),
+            Always(attention__qk_norm=False, attention__scale=0.0),
+            _PRE,
+            _NO_CAPS,
+            _EVERYWHERE,
+        ),
+        _rope_rows(qk_norm=False, sandwich=False, mlp_bias="mlp_bias"),
+        prefix="model.",
+        leftovers=_ANGLES,
+        twins=_TWIN,
+        demands=_heads_divide_width,
+    ),
+)
+
+
+class NormOfHeads(Field):
+    """The norms of queries and keys have the epsilon of all others."""
+
+    def __init__(self, centred: bool) -> None:
+        self.centred = centred
+
+    def read(self, theirs: Theirs, wrong: list[str]) -> Ours:
+        eps = theirs.get("rms_norm_eps", 1e-6)
+        return {
+            "attention.qk_norm": True,
+            "attention.qk_norm_eps": float(eps) if isinstance(eps, (int, float)) else 1e-6,
+            "attention.qk_norm_centred": self.centred,
+        }
+
+    def write(self, ours: Ours) -> Theirs:
+        return {}
+
+
+families.add(
+    "qwen3",
+    Family(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        (
+            *_rope_decoder(lambda theirs: theirs.get("num_attention_heads"), 128),
+            Choice("hidden_act", _GATED, "silu"),
+            Same("tie_word_embeddings", "tied", bool, False),
+            RopeAngles(10_000.0),
+            Layers(switch=True),
+            NormOfHeads(centred=False),
+            Always(attention__scale=0.0, ffn__bias=False),
+            _PRE,
+            _NO_CAPS,
+        ),
+        _rope_rows(qk_norm=True, sandwich=False, mlp_bias=None),
+        prefix="model.",
+        leftovers=_ANGLES,
+        twins=_TWIN,
+    ),
+)
+
+families.add(
+    "gemma3_text",
+    Family(
+        "gemma3_text",
+        "Gemma3ForCausalLM",
+        (
+            *_rope_decoder(4, 256),
+            Choice("hidden_activation", {"gelu_pytorch_tanh": _GATED["gelu_pytorch_tanh"], **_GATED}, "gelu_pytorch_tanh"),
+            Same("tie_word_embeddings", "tied", bool, True),
+            RopeAngles(1_000_000.0, by_type=True, local_theta=10_000.0),
+            Layers(switch=False),
+            NormOfHeads(centred=True),
+            ScoreScale(),
+            Cap("final_logit_softcapping", "logit_cap"),
+            Cap("attn_logit_softcapping", "attention.logit_cap"),
+            Only("use_bidirectional_attention", False),
+            Always(placement="sandwich", norm__centred=True, embedding_scale="sqrt_width", ffn__bias=False),
+        ),
+        _rope_rows(qk_norm=True, sandwich=True, mlp_bias=None),
+        prefix="model.",
+        leftovers=_ANGLES,
+        twins=_TWIN,
+        demands=_heads_divide_width,
+    ),
+)  # fmt: skip
+
+
+def fitting(config: ModelConfig, wanted: str | None = None) -> tuple[Family, list[str]]:
+    """The family that a model belongs to and the biases that are written as zeros.
+
+    InputError when there is none: for each family, the fields in the way.
+    """
+    tried: list[str] = []
+    for name in families if wanted is None else [wanted]:
+        family = families.get(name)
+        problems, zeros = twin(family, config)
+        if not problems:
+            return family, zeros
+        tried.append(f"{name}: {', '.join(problems)}")
+    known = "this configuration has no exact twin among Hugging Face's classes" if wanted is None else "no exact twin"
+    raise InputError(f"{known}; the fields in the way, by family:\n" + "\n".join(f"  {line}" for line in tried))

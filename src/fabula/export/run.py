@@ -1,0 +1,179 @@
+"""Stage: a model leaves for another format, or comes from one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fabula import checkpoint as checkpoints
+from fabula import storage
+from fabula.checkpoint import Checkpoint, Loaded
+from fabula.config import Data, dump_json, setting
+from fabula.errors import DamagedError, InputError
+from fabula.export import families, hf, hf_tokenizer
+from fabula.export.hf_check import Comparison, check
+from fabula.progress import Progress
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig:
+    """What to write."""
+
+    to: Literal["hf"] = setting("hf", "the format: hf (Hugging Face)")
+    family: str = setting("auto", "the architecture; auto: the one that is exactly the model")
+    dtype: Dtype = setting("auto", "format of the weights; auto: float32, or that in which they were imported")
+
+    def __post_init__(self) -> None:
+        if self.family != "auto":
+            families.families.get(self.family)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A folder that was written, reloaded and compared."""
+
+    folder: Path
+    family: str
+    architecture: str
+    dtype: str
+    tensors: int
+    bytes: int
+    comparison: Comparison
+    notes: list[str] = field(default_factory=list)
+
+    def to_data(self) -> Data:
+        return {
+            "folder": str(self.folder),
+            "family": self.family,
+            "architecture": self.architecture,
+            "dtype": self.dtype,
+            "tensors": self.tensors,
+            "bytes": self.bytes,
+            "compared": self.comparison.to_data(),
+            "notes": self.notes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A checkpoint that was made of another format."""
+
+    checkpoint: Checkpoint
+    family: str
+    dtype: str
+    n_params: int
+    notes: list[str]
+
+    def to_data(self) -> Data:
+        return {
+            "checkpoint": str(self.checkpoint.path),
+            "family": self.family,
+            "dtype": self.dtype,
+            "parameters": self.n_params,
+            "notes": self.notes,
+        }
+
+
+def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, replace: bool = False) -> Exported:
+    """Write a model to a folder that `transformers` loads, and publish it once that was seen to be true.
+
+    InputError when the model has no exact twin there (naming the fields in the way), when `out` exists, or when what was
+    written is not the same; then there is no folder.
+    """
+    _refuse_existing(out, replace, hf.KIND)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    origin = loaded.checkpoint.manifest.get("origin") or {}
+    family, zeros = _family(config.family, loaded, origin)
+    dtype = str(origin.get("dtype", "float32")) if config.dtype == "auto" else config.dtype
+    tokens = hf_tokenizer.token_ids(tokenizer)
+    theirs = hf.config_json(family, loaded.config, dtype, tokens)
+    made = hf.tensors(family, theirs, model, dtype)
+    lost = hf.overflowing(made)
+    if lost:
+        raise InputError(f"{len(lost)} tensors hold numbers too large for {dtype} (first: {lost[0]}); use --dtype bfloat16")
+    size = sum(t.numel() * t.element_size() for t in made.values())
+    storage.require_space(out.parent, size + (4 << 20), "the exported model")
+    manifest: Data = {"kind": hf.KIND, "family": family.name, "dtype": dtype, "tokenizer": tokenizer.fingerprint}
+    with storage.publish(out, manifest) as building:
+        with progress.task("writing", None, ""):
+            hf.write_weights(building / hf.WEIGHTS, made)
+            texts = {
+                hf.CONFIG: dump_json(theirs),
+                "generation_config.json": dump_json({"_from_model_config": True, **tokens}),
+                **hf_tokenizer.files(tokenizer, loaded.config.context_length),
+            }
+            for name, text in texts.items():
+                storage.write_text(building / name, text)
+        with progress.task("reading it with transformers and comparing", None, ""):
+            comparison = check(building, model, tokenizer, dtype)
+    notes = []
+    if zeros:
+        notes.append(f"{family.architecture} has biases that the model lacks; written as zeros: {', '.join(zeros)}")
+    return Exported(out, family.name, family.architecture, dtype, len(made), size, comparison, notes)
+
+
+def _family(wanted: str, loaded: Loaded, origin: Data) -> tuple[families.Family, list[str]]:
+    """The family to write: the one asked for, the one that the model came from, or the first that it fits."""
+    came_from = origin.get("family")
+    if wanted == "auto" and came_from in families.families:
+        family = families.families.get(str(came_from))
+        problems, zeros = families.twin(family, loaded.config)
+        if not problems:
+            return family, zeros
+    return families.fitting(loaded.config, None if wanted == "auto" else wanted)
+
+
+def bring(folder: Path, out: Path, tokenizer: Path | None = None, replace: bool = False) -> Imported:
+    """Make a checkpoint of a folder of Hugging Face's format.
+
+    InputError with everything that has no exact meaning here, or when `out` exists.
+    """
+    _refuse_existing(out, replace, "checkpoint")
+    loaded, notes = _foreign(folder, tokenizer)
+    made = checkpoints.save_imported(out, loaded.model, loaded.tokenizer, loaded.checkpoint.manifest["origin"])
+    origin = made.manifest["origin"]
+    return Imported(made, origin["family"], origin["dtype"], loaded.config.n_params(), notes)
+
+
+def open_model(path: Path, which: str = "best", note: Callable[[str], None] | None = None) -> Loaded:
+    """The model of a run folder, a checkpoint folder or a folder of Hugging Face's format."""
+    if not hf.is_folder(path):
+        return checkpoints.load(path, which, note)
+    loaded, notes = _foreign(path, None)
+    for told in notes if note else []:
+        assert note is not None
+        note(told)
+    return loaded
+
+
+def _foreign(folder: Path, tokenizer: Path | None) -> tuple[Loaded, list[str]]:
+    """A folder of Hugging Face's format as if it were a checkpoint of ours."""
+    found = hf.read(folder)
+    words = hf_tokenizer.read(folder, found.config_json, found.config.vocab_size, tokenizer)
+    notes = list(found.notes)
+    if words.changes:
+        notes.append(f"the tokenizer changes texts before it cuts them: {words.changes}")
+    origin = {"format": hf.KIND, "family": found.family.name, "dtype": found.dtype}
+    checkpoint = Checkpoint(folder, {"kind": hf.KIND, "step": 0, "tokenizer": words.fingerprint, "origin": origin})
+    return Loaded(found.model, found.config, words, checkpoint), notes
+
+
+def _refuse_existing(out: Path, replace: bool, kind: str) -> None:
+    """InputError when there is something at `out`, unless it is of the same kind and to be replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not replace:
+        raise InputError(f"{out} exists; name another folder with --out, or replace it with --force")
+    try:
+        found = storage.read_json(out / storage.MANIFEST).get("kind") if out.is_dir() else None
+    except (DamagedError, AttributeError):
+        found = None
+    if found != kind:
+        raise InputError(f"{out} exists and is not what this command writes: it is not replaced, name another folder")
+
+
+__all__ = ["ExportConfig", "Exported", "Imported", "bring", "open_model", "run"]
