@@ -21,7 +21,9 @@ def export(
     to: Annotated[str, Parameter(help="the format: hf (Hugging Face)")],
     out: Annotated[Path, Parameter(help="the folder to write")],
     checkpoint: Which = "best",
-    family: Annotated[str, Parameter(help="the architecture to write; auto: the one that is exactly the model")] = "auto",
+    family: Annotated[
+        str, Parameter(help="the architecture to write; auto: the one that is exactly the model")
+    ] = "auto",
     dtype: Annotated[
         str, Parameter(help="weights as float32, bfloat16 or float16; auto: float32, or as they were imported")
     ] = "auto",

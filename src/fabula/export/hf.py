@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from fabula import storage
 from fabula.config import Data
 from fabula.errors import ConfigError, DamagedError, InputError, nearest
-from fabula.export.families import Family, Row, Theirs, families, to_ours, to_theirs
+from fabula.export.families import Family, Row, families, to_ours, to_theirs
+from fabula.export.fields import Theirs
 from fabula.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _weight_files(folder: Path) -> tuple[list[Path], list[str]]:
     if index is None:
         found = f"; {', '.join(pickles)} are never opened: they may run code" if pickles else ""
         raise InputError(
-            f"{folder}: no {WEIGHTS} and no {INDEX}{found}. Save the model with save_pretrained, which writes safetensors"
+            f"{folder}: no {WEIGHTS} and no {INDEX}{found}. Save the model with save_pretrained: it writes safetensors"
         )
     shards = index.get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
@@ -223,8 +224,8 @@ def _check_size(config: ModelConfig, held: dict[str, _Held], folder: Path) -> No
         numbers += size
     if config.n_layers > len(held) or config.n_params() > numbers + numbers // 8 + (1 << 20):
         raise InputError(
-            f"{folder / CONFIG}: a model of {config.n_layers:,} layers and {config.n_params():,} numbers, but the weights "
-            f"are {len(held):,} tensors of {numbers:,} numbers"
+            f"{folder / CONFIG}: a model of {config.n_layers:,} layers and {config.n_params():,} numbers, but the "
+            f"weights are {len(held):,} tensors of {numbers:,} numbers"
         )
 
 

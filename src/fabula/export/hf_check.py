@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ TOLERANCE, SHARE = 1e-4, 2e-5
 _PROMPTS = (
     "",
     "Había una vez un zorro que no sabía",
-    "The little dog looked at the moon, and 12 stars looked back. Then it said: \"",
+    'The little dog looked at the moon, and 12 stars looked back. Then it said: "',
 )
 _TEXTS = (
     *_PROMPTS,
@@ -87,8 +88,8 @@ def check(folder: Path, model: Decoder, tokenizer: Tokenizer, dtype: str) -> Com
             tolerance = max(TOLERANCE, SHARE * largest)
             if not apart <= tolerance:
                 raise InputError(
-                    f"transformers computes other logits from what was written (apart by up to {apart:.3g}, {tolerance:.3g} "
-                    "is allowed): nothing was published"
+                    f"transformers computes other logits from what was written (apart by up to {apart:.3g}, "
+                    f"{tolerance:.3g} is allowed): nothing was published"
                 )
             greedy, ties = 0, 0
             for ids in prompts:
@@ -106,7 +107,8 @@ def _transformers() -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                import transformers
+                # By its name: its types are of no use here, and it need not be installed.
+                transformers: Any = importlib.import_module("transformers")
             except ImportError:
                 raise require_extra("transformers", "export", "checking what is exported") from None
             level = transformers.logging.get_verbosity()
@@ -139,7 +141,9 @@ def _load(library: Any, folder: Path) -> Any:
     )
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(what):
-            raise InputError(f"transformers: {what.replace('_', ' ')} in what was written: {sorted(map(str, info[what]))[:5]}")
+            raise InputError(
+                f"transformers: {what.replace('_', ' ')} in what was written: {sorted(map(str, info[what]))[:5]}"
+            )
     return model.eval()
 
 
@@ -179,7 +183,9 @@ def _check_words(words: Any, tokenizer: Tokenizer) -> None:
         raise InputError(f"the tokenizer that was written is not the model's: {problem}: nothing was published")
 
 
-def _same_greedy(ours: Decoder, theirs: Any, tokenizer: Tokenizer, prompt: list[int], tolerance: float) -> tuple[int, int]:
+def _same_greedy(
+    ours: Decoder, theirs: Any, tokenizer: Tokenizer, prompt: list[int], tolerance: float
+) -> tuple[int, int]:
     """Greedy tokens that agree, and ties among them; InputError at the first that differs and is no tie."""
     import torch
 
@@ -200,7 +206,9 @@ def _same_greedy(ours: Decoder, theirs: Any, tokenizer: Tokenizer, prompt: list[
             pad_token_id=end if tokenizer.special.padding is None else tokenizer.special.padding,
         )
         other = out[0, len(ids) :].tolist()
-        same = next((i for i, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b), min(len(mine), len(other)))
+        same = next(
+            (i for i, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b), min(len(mine), len(other))
+        )
         if mine == other:
             return n + same, ties
         ids += mine[:same]

@@ -81,8 +81,8 @@ class Imported:
 def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, replace: bool = False) -> Exported:
     """Write a model to a folder that `transformers` loads, and publish it once that was seen to be true.
 
-    InputError when the model has no exact twin there (naming the fields in the way), when `out` exists, or when what was
-    written is not the same; then there is no folder.
+    InputError when the model has no exact twin there (naming the fields in the way), when `out` exists, or when what
+    was written is not the same; then there is no folder.
     """
     _refuse_existing(out, replace, hf.KIND)
     model, tokenizer = loaded.model, loaded.tokenizer
@@ -94,7 +94,9 @@ def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, rep
     made = hf.tensors(family, theirs, model, dtype)
     lost = hf.overflowing(made)
     if lost:
-        raise InputError(f"{len(lost)} tensors hold numbers too large for {dtype} (first: {lost[0]}); use --dtype bfloat16")
+        raise InputError(
+            f"{len(lost)} tensors hold numbers too large for {dtype} (first: {lost[0]}); use --dtype bfloat16"
+        )
     size = sum(t.numel() * t.element_size() for t in made.values())
     storage.require_space(out.parent, size + (4 << 20), "the exported model")
     manifest: Data = {"kind": hf.KIND, "family": family.name, "dtype": dtype, "tokenizer": tokenizer.fingerprint}
