@@ -173,8 +173,10 @@ def twin(family: Family, config: ModelConfig) -> tuple[list[str], list[str]]:
     biases = {name for field in family.fields if isinstance(field, Biases) for name in field.ours}
     problems, zeros = [], []
     kinds = [name for name in ours if name.endswith(".kind") and ours[name] != back.get(name)]
+    # What only sliding layers have says nothing where there are to be none.
+    idle = {"position.local_theta", LOCAL_SCALING} if back["pattern"] != ours["pattern"] else set()
     for name, value in ours.items():
-        if name not in back or back[name] == value:
+        if name not in back or back[name] == value or name in idle:
             continue
         if name not in kinds and any(name.startswith(kind.removesuffix("kind")) for kind in kinds):
             continue  # of a part that is of another kind altogether

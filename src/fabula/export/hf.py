@@ -346,10 +346,11 @@ def tensors(family: Family, theirs: Theirs, model: Decoder, dtype: str) -> dict[
 
 
 def write_weights(path: Path, made: dict[str, Tensor]) -> None:
-    """A safetensors file as transformers expects it."""
+    """A safetensors file as transformers expects it, readable by whoever may read the config.json beside it."""
     from safetensors.torch import save_file
 
     save_file(made, path, metadata={"format": "pt"})
+    path.chmod(path.with_name(CONFIG).stat().st_mode)  # the library writes it for its owner alone
 
 
 def config_json(family: Family, config: ModelConfig, dtype: str, tokens: Data) -> Theirs:

@@ -27,6 +27,8 @@ from fabula.model.decoder import Decoder
 from fabula.tokenizer.base import Tokenizer
 
 GREEDY = 64
+# Ids at which logits are compared beyond the prompts.
+_LONG = 256
 # The largest difference of two logits that rounding explains: this, or this share of the largest logit.
 TOLERANCE, SHARE = 1e-4, 2e-5
 
@@ -79,7 +81,7 @@ def check(folder: Path, model: Decoder, tokenizer: Tokenizer, dtype: str) -> Com
         prompts = [_prompt(tokenizer, text, model.config.context_length) for text in _PROMPTS]
         apart, largest, positions = 0.0, 0.0, 0
         with torch.inference_mode():
-            for ids in prompts:
+            for ids in (*prompts, _long(tokenizer, model)):
                 tokens = torch.tensor([ids])
                 mine, other = ours(tokens)[0], theirs(tokens).logits[0].float()
                 apart = max(apart, float((mine - other).abs().max()))
@@ -164,6 +166,14 @@ def _rounded(model: Decoder, dtype: str) -> Decoder:
 def _prompt(tokenizer: Tokenizer, text: str, context: int) -> list[int]:
     """The ids of a prompt, of which at least half the context is left to be filled."""
     return [tokenizer.special.begin, *tokenizer.encode(text)][: max(1, context // 2)]
+
+
+def _long(tokenizer: Tokenizer, model: Decoder) -> list[int]:
+    """Ids beyond the edge of every window, as far as the context reaches."""
+    seen = max((most + 1 for most in model.config.reaches() if most is not None), default=0)
+    length = min(model.config.context_length, max(_LONG, seen + 64))
+    text = [number for text in _TEXTS for number in tokenizer.encode(text)]
+    return [tokenizer.special.begin, *(text * (length // len(text) + 1))][:length]
 
 
 def _check_words(words: Any, tokenizer: Tokenizer) -> None:

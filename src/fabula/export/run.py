@@ -102,14 +102,14 @@ def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, rep
     manifest: Data = {"kind": hf.KIND, "family": family.name, "dtype": dtype, "tokenizer": tokenizer.fingerprint}
     with storage.publish(out, manifest) as building:
         with progress.task("writing", None, ""):
-            hf.write_weights(building / hf.WEIGHTS, made)
             texts = {
                 hf.CONFIG: dump_json(theirs),
-                "generation_config.json": dump_json({"_from_model_config": True, **tokens}),
+                "generation_config.json": dump_json(tokens),
                 **hf_tokenizer.files(tokenizer, loaded.config.context_length),
             }
             for name, text in texts.items():
                 storage.write_text(building / name, text)
+            hf.write_weights(building / hf.WEIGHTS, made)
         with progress.task("reading it with transformers and comparing", None, ""):
             comparison = check(building, model, tokenizer, dtype)
     notes = []
