@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -141,7 +142,11 @@ def test_what_looks_like_such_a_folder(folder: Path, tiny_run: Path, tmp_path: P
         (lambda f: change_config(f, intermediate_size=65), ConfigError, r"mlp.up_proj.weight has shape \(64, 32\)"),
         (lambda f: change_config(f, tie_word_embeddings=False), ConfigError, "lm_head.weight is missing"),
         (lambda f: change_config(f, attention_bias=True), ConfigError, "q_proj.bias is missing"),
-        (lambda f: change_tensors(f, lambda t: t.pop("model.norm.weight")), ConfigError, "model.norm.weight is missing"),
+        (
+            lambda f: change_tensors(f, lambda t: t.pop("model.norm.weight")),
+            ConfigError,
+            "model.norm.weight is missing",
+        ),
         (
             lambda f: change_tensors(f, lambda t: t.update(other=torch.zeros(1))),
             ConfigError,
@@ -258,7 +263,5 @@ def test_damaged_files_end_in_an_error_of_ours(folder: Path, seed: int) -> None:
     if chance.random() < 0.3:
         del raw[chance.randrange(len(raw)) :]
     file.write_bytes(bytes(raw))
-    try:
+    with contextlib.suppress(InputError, DamagedError):  # or it may still be sound
         hf.read(folder)
-    except FabulaError as error:
-        assert error.exit_code in (2, 4)

@@ -64,7 +64,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-yarn": ("Llama", llama(**_YARN)),
     "llama-yarn-set": (
         "Llama",
-        llama(**scaled("yarn", original_max_position_embeddings=16, beta_fast=8.0, beta_slow=2.0, attention_factor=1.3)),
+        llama(**{"rope_parameters": {**_YARN["rope_parameters"], "beta_fast": 8.0, "attention_factor": 1.3}}),
     ),
     "llama-linear": ("Llama", llama(**scaled("linear"))),
     "qwen3": ("Qwen3", llama(head_dim=16, tie_word_embeddings=True)),

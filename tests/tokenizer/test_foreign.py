@@ -82,11 +82,15 @@ def gemma(texts: list[str]) -> dict[str, Any]:
     )
     model = json.loads(learnt.to_str())["model"]
     first = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    words = [w for w in sorted(model["vocab"], key=model["vocab"].get)]
+    words = sorted(model["vocab"], key=model["vocab"].get)
     vocab = {word: i for i, word in enumerate([*first, *words])}
     backend = Backend(
         models.BPE(
-            vocab=vocab, merges=[tuple(m) for m in model["merges"]], byte_fallback=True, unk_token="<unk>", fuse_unk=True
+            vocab=vocab,
+            merges=[tuple(m) for m in model["merges"]],
+            byte_fallback=True,
+            unk_token="<unk>",
+            fuse_unk=True,
         )
     )
     backend.add_special_tokens(first[:4])

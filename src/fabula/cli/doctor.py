@@ -14,6 +14,7 @@ from fabula.cli.recipes import Json
 _OPTIONAL = {
     "pyarrow": ("Parquet sources", "corpus"),
     "zstandard": (".zst sources", "corpus"),
+    "transformers": ("exporting models", "export"),
 }
 
 

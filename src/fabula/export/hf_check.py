@@ -222,7 +222,8 @@ def _same_greedy(
         if mine == other:
             return n + same, ties
         ids += mine[:same]
-        logits = ours(torch.tensor([ids]))[0, -1]
+        with torch.inference_mode():
+            logits = ours(torch.tensor([ids]))[0, -1]
         if same == len(mine) or same == len(other) or abs(float(logits[mine[same]] - logits[other[same]])) > tolerance:
             raise InputError(
                 f"transformers generates other tokens from what was written (token {n + same + 1} is "
