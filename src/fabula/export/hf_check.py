@@ -27,8 +27,10 @@ from fabula.model.decoder import Decoder
 from fabula.tokenizer.base import Tokenizer
 
 GREEDY = 64
-# Ids at which logits are compared beyond the prompts.
-_LONG = 256
+# Ids of a text that is read beyond the prompts, at least; and of each text the last ids at which logits are compared.
+_LONG, _KEPT = 256, 128
+# Parameters from which on one prompt is continued instead of all.
+_LARGE = 30_000_000
 # The largest difference of two logits that rounding explains: this, or this share of the largest logit.
 TOLERANCE, SHARE = 1e-4, 2e-5
 
@@ -54,7 +56,7 @@ _TEXTS = (
 class Comparison:
     """What was compared, and how far it was apart."""
 
-    logits: int  # positions at which all logits were compared
+    logits: int  # positions at which the logits of the whole vocabulary were compared
     largest_difference: float
     tolerance: float
     greedy_tokens: int
@@ -82,11 +84,12 @@ def check(folder: Path, model: Decoder, tokenizer: Tokenizer, dtype: str) -> Com
         apart, largest, positions = 0.0, 0.0, 0
         with torch.inference_mode():
             for ids in (*prompts, _long(tokenizer, model)):
-                tokens = torch.tensor([ids])
-                mine, other = ours(tokens)[0], theirs(tokens).logits[0].float()
-                apart = max(apart, float((mine - other).abs().max()))
+                tokens, kept = torch.tensor([ids]), min(len(ids), _KEPT)
+                mine = ours.logits(ours.hidden(tokens)[:, -kept:])
+                other = theirs(tokens, logits_to_keep=kept).logits.float()
                 largest = max(largest, float(mine.abs().max()))
-                positions += len(ids)
+                apart = max(apart, float(mine.sub_(other).abs_().max()))
+                positions += kept
             tolerance = max(TOLERANCE, SHARE * largest)
             if not apart <= tolerance:
                 raise InputError(
@@ -94,7 +97,8 @@ def check(folder: Path, model: Decoder, tokenizer: Tokenizer, dtype: str) -> Com
                     f"{tolerance:.3g} is allowed): nothing was published"
                 )
             greedy, ties = 0, 0
-            for ids in prompts:
+            # A large model takes its time: one prompt shows the caches to agree.
+            for ids in prompts if model.config.n_params() < _LARGE else prompts[1:2]:
                 n, tie = _same_greedy(ours, theirs, tokenizer, ids, tolerance)
                 greedy, ties = greedy + n, ties + tie
         return Comparison(positions, apart, tolerance, greedy, ties, len(_TEXTS), str(library.__version__))

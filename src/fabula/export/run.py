@@ -110,12 +110,14 @@ def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, rep
             for name, text in texts.items():
                 storage.write_text(building / name, text)
             hf.write_weights(building / hf.WEIGHTS, made)
+        count = len(made)
+        made.clear()  # room for theirs
         with progress.task("reading it with transformers and comparing", None, ""):
             comparison = check(building, model, tokenizer, dtype)
     notes = []
     if zeros:
         notes.append(f"{family.architecture} has biases that the model lacks; written as zeros: {', '.join(zeros)}")
-    return Exported(out, family.name, family.architecture, dtype, len(made), size, comparison, notes)
+    return Exported(out, family.name, family.architecture, dtype, count, size, comparison, notes)
 
 
 def _family(wanted: str, loaded: Loaded, origin: Data) -> tuple[families.Family, list[str]]:
