@@ -332,3 +332,24 @@ def test_a_tokenizer_is_named(cli: Cli, tmp_path: Path, tiny_tokenizer: Tokenize
     code, out, _ = cli("generate", "ours", "--prompt", "El", "--max-new-tokens", 2)
     assert code == 0
     assert out.startswith("El")
+
+
+@pytest.mark.parametrize("house", ["gpt2", "llama3", "smollm2", "qwen", "gpt-4o", "gemma"])
+def test_tokenizers_of_other_houses_go_and_come(house: str, tmp_path: Path, tiny_texts: list[str]) -> None:
+    """A folder with such a tokenizer is imported, exported, read by transformers, and imported again."""
+    from tests.tokenizer.test_foreign import make
+
+    data, special = make(house, tiny_texts)
+    theirs = tmp_path / "theirs"
+    folders.write(theirs, config=tiny.model_config(vocab_size=special.vocab_size))
+    (theirs / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    names_of = {"end_of_document": "eos_token", "begin_of_document": "bos_token", "padding": "pad_token"}
+    said = {names_of[role]: text for role, text in special.roles.items()}
+    (theirs / "tokenizer_config.json").write_text(json.dumps({**said, "chat_template": "{{ messages }}"}))
+    first = stage.open_model(stage.bring(theirs, tmp_path / "ours").checkpoint.path)
+    stage.run(ExportConfig(), first, tmp_path / "out", Silent())
+    again = stage.open_model(tmp_path / "out")
+    assert again.tokenizer.special == first.tokenizer.special
+    assert again.tokenizer.chat_template == "{{ messages }}"
+    for text in tiny_texts[:5]:
+        assert again.tokenizer.encode(text) == first.tokenizer.encode(text)

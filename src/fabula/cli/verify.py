@@ -11,7 +11,7 @@ from fabula.cli import console
 from fabula.cli.recipes import Json
 from fabula.errors import DamagedError
 
-Anything = Annotated[Path, Parameter(help="a run, checkpoint, data or tokenizer folder")]
+Anything = Annotated[Path, Parameter(help="a run, checkpoint, data, tokenizer or exported folder")]
 
 
 def verify(path: Anything, /, *, json: Json = False) -> None:
