@@ -54,6 +54,8 @@ def corpus_show(source: Source, /, *, json: Json = False, settings: Settings = (
         console.out(f"- {note}")
     for first in found["first"]:
         console.out(f"\n[{first['origin']}, {first['split']}]\n{first['text'].strip()}")
+        if "target" in first:
+            console.out(f"→ {first['target'].strip()}")
 
 
 @corpus.command(name="write")
@@ -69,6 +71,8 @@ def corpus_write(source: Source, out: Path, /, *, settings: Settings = ()) -> No
     from fabula.corpus.run import Corpus, Funnel
 
     config = _section("corpus", [("corpus.source", source), *overrides.split(settings)]).corpus
+    if config.pair is not None:
+        raise InputError(f"{source}: pairs are two texts each and are not written as one; leave out the two fields")
     count = 0
     with storage.open_replacing(out) as file:
         for _, document in Corpus(config).documents(Funnel()):

@@ -24,12 +24,19 @@ _EXCERPT_BYTES = 60
 class Document:
     """One text. `origin` says where it was read ("stories.txt, line 120", "fables:es[17]").
 
-    `surprisal_bits` is -log2 of its probability, which only the generator knows.
+    `surprisal_bits` is -log2 of its probability, which only the generator knows. `target` is the other half of a
+    pair: what is to be written for the text (its translation, its summary); None in a corpus of plain texts.
     """
 
     text: str
     origin: str
     surprisal_bits: float | None = None
+    target: str | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text alone, or both halves of a pair."""
+        return (self.text,) if self.target is None else (self.text, self.target)
 
 
 @dataclass(frozen=True, slots=True)

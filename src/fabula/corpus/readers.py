@@ -48,12 +48,13 @@ class TextFile:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How to read: where plain text is cut, and which field of a record holds the text."""
+    """How to read: where plain text is cut, and which field of a record holds the text, or which two hold a pair."""
 
     split: Mode = "blank"
     marker: str = "<|endoftext|>"
     document_bytes: int = 4096
     text_field: str = "text"
+    pair: tuple[str, str] | None = None  # fields of source and target
 
 
 Reader = Callable[[TextFile, Reading, Reject], Iterator[Document]]
@@ -196,11 +197,11 @@ def read_json_lines(file: TextFile, reading: Reading, reject: Reject) -> Iterato
             # Numbers of thousands of digits, or thousands of nested brackets.
             reject(Quarantined(path, number, byte, f"JSON that cannot be read: {error}", excerpt(raw)))
             continue
-        text, problem = _text_of(record, reading.text_field)
-        if problem:
-            reject(Quarantined(path, number, byte, problem, excerpt(raw)))
+        made = _document_of(record, reading, f"{file.name}, line {number}")
+        if isinstance(made, str):
+            reject(Quarantined(path, number, byte, made, excerpt(raw)))
         else:
-            yield Document(text, f"{file.name}, line {number}")
+            yield made
 
 
 @READERS.register(".json")
@@ -236,13 +237,13 @@ def read_json(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Docu
             place = (line + source.count("\n", 0, at), byte + _utf8_bytes(source[:at]))
             reject(Quarantined(path, *place, reason, shown))
             continue
-        text, problem = _text_of(record, reading.text_field)
-        if problem:
-            reject(Quarantined(path, line, byte, problem, excerpt(source[:100].encode())))
-        elif len(text) * 4 > MAX_DOCUMENT_BYTES and _utf8_bytes(text) > MAX_DOCUMENT_BYTES:
+        made = _document_of(record, reading, f"{file.name}, line {line}")
+        if isinstance(made, str):
+            reject(Quarantined(path, line, byte, made, excerpt(source[:100].encode())))
+        elif any(len(t) * 4 > MAX_DOCUMENT_BYTES and _utf8_bytes(t) > MAX_DOCUMENT_BYTES for t in made.texts):
             reject(too_long(path, line, byte, source[:100].encode()))
         else:
-            yield Document(text, f"{file.name}, line {line}")
+            yield made
 
 
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
@@ -278,13 +279,28 @@ def _elements(content: str, path: str) -> Iterator[tuple[int, int, Any]]:
         raise SourceError(f"{path}: JSON nested too deeply; one record a line (.jsonl) is read") from None
 
 
+def _document_of(record: Any, reading: Reading, origin: str) -> Document | str:
+    """The document in a record, or the reason why there is none."""
+    if reading.pair is None:
+        text, problem = _text_of(record, reading.text_field)
+        return problem or Document(text, origin)
+    if not isinstance(record, dict):
+        return f"expected an object with a source and a target, got {_kind(record)}"
+    source, problem = _text_of(record, reading.pair[0])
+    target, also = _text_of(record, reading.pair[1])
+    return problem or also or Document(source, origin, target=target)
+
+
 def _text_of(record: Any, field: str) -> tuple[str, str]:
-    """The text of a record and "", or "" and the reason why it has none."""
+    """The text of a record and "", or "" and the reason why it has none. "a.b" is the field b of the object in a."""
     if isinstance(record, str):
         text: Any = record
     elif not isinstance(record, dict):
         return "", f"expected an object or a string, got {_kind(record)}"
     elif field not in record:
+        outer, _, inner = field.partition(".")
+        if inner and isinstance(record.get(outer), dict):
+            return _text_of(record[outer], inner)
         has = ", ".join(str(k) for k in list(record)[:8]) or "nothing"
         return "", f'no field "{field}"; the record has: {has}'
     else:

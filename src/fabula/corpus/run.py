@@ -46,6 +46,10 @@ class CorpusConfig:
     marker: str = setting("<|endoftext|>", "what stands between documents in plain text")
     document_bytes: int = setting(4096, "blank, line: blocks are joined until a document has this size; 0 = never")
     text_field: str = setting("text", "the field or column that holds the text (JSONL, JSON, CSV, TSV, Parquet)")
+    source_field: str | None = setting(
+        None, "records are pairs (of a translation, a summary): the field of what is read, or its column's number"
+    )
+    target_field: str | None = setting(None, "pairs: the field of what is to be written, or its column's number")
     documents: int = setting(0, "documents taken from each source at most; 0 = all, 20,000 for the generator")
     max_quarantined: float = setting(0.001, "share of unreadable records above which the run stops")
     seed: int = setting(0, "of the generator and of the choice of validation documents")
@@ -63,10 +67,35 @@ class CorpusConfig:
             raise ValueError(
                 f'marker={self.marker!r} must be text without line ends; to cut at empty lines use split = "blank"'
             )
+        if (self.source_field is None) != (self.target_field is None):
+            there, other = ("source", "target") if self.target_field is None else ("target", "source")
+            raise ValueError(
+                f'{there}_field="{getattr(self, there + "_field")}" needs {other}_field="..." beside it: '
+                "a pair has two texts"
+            )
+        if self.pair is not None:
+            numbers = [name.isdecimal() for name in self.pair]
+            if not all(self.pair) or any(numbers) != all(numbers) or self.pair[0] == self.pair[1]:
+                raise ValueError(
+                    f'source_field="{self.source_field}" and target_field="{self.target_field}" must be two names of '
+                    "fields, or the numbers of two columns counted from 1 (of a table without a row of names)"
+                )
         for name in ("document_bytes", "documents", "seed"):
             value = getattr(self, name)
             if value < 0:
                 raise ValueError(f"{name}={value} must not be negative; 0 is the least")
+
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """The fields of source and target when records are pairs."""
+        if self.source_field is None or self.target_field is None:
+            return None
+        return self.source_field, self.target_field
+
+    def reading(self) -> Reading:
+        """How files are read."""
+        cut = "blank" if self.split == "auto" else self.split
+        return Reading(cut, self.marker, self.document_bytes, self.text_field, self.pair)
 
 
 def _none_yet() -> dict[Split, int]:
@@ -141,8 +170,7 @@ class Corpus:
 
     def __init__(self, config: CorpusConfig) -> None:
         self.config = config
-        cut = None if config.split == "auto" else config.split
-        reading = Reading(cut or "blank", config.marker, config.document_bytes, config.text_field)
+        reading = config.reading()
         self.sources = find(config.source, reading, config.split, config.documents, config.seed)
         self.validation_sources: list[Source] = []
         if config.validation_source is not None:
@@ -164,6 +192,9 @@ class Corpus:
         # Neither where the files lie matters, nor how many bad records would have stopped the run.
         for name in ("source", "validation_source", "max_quarantined"):
             del settings[name]
+        if self.config.pair is None:
+            # What was prepared before there were pairs stays valid.
+            del settings["source_field"], settings["target_field"]
         return hash_data(
             {
                 "reading": READING_VERSION,
@@ -176,6 +207,9 @@ class Corpus:
     def documents(self, funnel: Funnel) -> Iterator[tuple[Split, Document]]:
         """All documents once, each with its split, counted in a fresh `funnel`; a validation source comes first.
 
+        Pairs are split by their source, so that a sentence with several translations is never on both sides; repeated
+        are those of which both halves are equal.
+
         Raises SourceError when too many records are unreadable, and at the end when a split got no document.
         """
         lowest, highest = 1.0, 0.0
@@ -183,11 +217,16 @@ class Corpus:
             for given, document in self._read(self._rejecting(funnel)):
                 raw = document.text.encode("utf-8")
                 key = content_key(raw)
-                if not document.text.strip():
+                size, whole = len(raw), key
+                if document.target is not None:
+                    other = document.target.encode("utf-8")
+                    # Of both keys, so that text moved from one half to the other makes another pair.
+                    size, whole = size + len(other), content_key(key + content_key(other))
+                if not all(text.strip() for text in document.texts):
                     funnel.empty += 1
                 elif given == "train" and key in held_out:
                     funnel.in_validation += 1
-                elif not (held_out if given == "validation" else seen).add(key):
+                elif not seen.add(whole):
                     funnel.duplicates += 1
                 else:
                     split = given or split_of(key, self.config.seed, self.config.validation)
@@ -195,7 +234,9 @@ class Corpus:
                         # Kept only to suggest a share that works, should one split stay empty.
                         position = position_of(key, self.config.seed)
                         lowest, highest = min(lowest, position), max(highest, position)
-                    funnel.keep(split, document, len(raw))
+                    if given == "validation":
+                        held_out.add(key)
+                    funnel.keep(split, document, size)
                     yield split, document
                 if funnel.records % _CHECK_EVERY == 0:
                     self._refuse_bad(funnel)
@@ -219,7 +260,7 @@ class Corpus:
         for split, document in self.documents(Funnel()):
             if split != "train":
                 continue
-            for piece in [document.text] if keep >= 1 else _pieces(document.text, length):
+            for piece in (p for text in document.texts for p in ([text] if keep >= 1 else _pieces(text, length))):
                 raw = piece.encode("utf-8")
                 if keep < 1 and position_of(content_key(raw), self.config.seed, b"sample") >= keep:
                     continue
@@ -235,8 +276,10 @@ class Corpus:
             notes += [f"validation: {note}" for source in self.validation_sources for note in source.notes()]
             notes.append("training documents that also stand in the validation source are dropped")
         else:
+            pairs = self.config.pair is not None
+            what, whose = ("pairs", "source, so that none is on both sides") if pairs else ("documents", "text")
             notes.append(
-                f"{self.config.validation:.3g} of the documents are for validation, chosen by a hash of their text: "
+                f"{self.config.validation:.3g} of the {what} are for validation, chosen by a hash of their {whose}: "
                 "the same ones whatever is added to the corpus"
             )
         return notes
@@ -369,20 +412,23 @@ def survey(config: CorpusConfig) -> Data:
     distinct: set[str] = set()
     first: list[Data] = []
     for number, (split, document) in enumerate(corpus.documents(funnel)):
-        size = len(document.text.encode("utf-8"))
+        size = sum(len(text.encode("utf-8")) for text in document.texts)
         shortest, longest = min(shortest, size), max(longest, size)
         # Reservoir sampling (Vitter 1985, algorithm R): every document is kept with the same probability.
         if len(lengths) < _SAMPLED_LENGTHS:
             lengths.append(size)
         elif (place := chooser.randrange(number + 1)) < _SAMPLED_LENGTHS:
             lengths[place] = size
-        found = document.text.split()
+        found = " ".join(document.texts).split()
         words += len(found)
         if sampled < _SAMPLED_WORDS:
             distinct.update(found[: _SAMPLED_WORDS - sampled])
             sampled = min(_SAMPLED_WORDS, sampled + len(found))
         if len(first) < 3:
-            first.append({"origin": document.origin, "split": split, "text": document.text[:_SHOWN_CHARACTERS]})
+            shown = {"text": document.text[:_SHOWN_CHARACTERS]}
+            if document.target is not None:
+                shown["target"] = document.target[:_SHOWN_CHARACTERS]
+            first.append({"origin": document.origin, "split": split, **shown})
     lengths.sort()
     documents, size = sum(funnel.documents.values()), sum(funnel.bytes.values())
     bits = funnel.to_data()["surprisal_bits"]

@@ -73,8 +73,16 @@ def find(specs: str, reading: Reading, split: Mode | Literal["auto"], limit: int
 
 def _find_one(spec: str, reading: Reading, split: Mode | Literal["auto"], limit: int, seed: int) -> Source:
     if spec.startswith(GENERATOR):
+        if reading.pair is not None:
+            raise SourceError(f"{spec}: the generator makes no pairs; give a table or JSONL with two texts a record")
         return Generated(spec, limit or GENERATED_DOCUMENTS, seed)
     files, left_out = _files(spec)
+    plain = next((file for file in files if is_plain(file.path)), None)
+    if reading.pair is not None and plain is not None:
+        raise SourceError(
+            f"{plain.path}: plain text has no fields, and pairs need two of them; give .tsv, .csv, .jsonl or .parquet "
+            "(rename a table that is called .txt)"
+        )
     return Files(spec, tuple(files), left_out, reading, split, limit)
 
 
@@ -214,6 +222,9 @@ class Files:
             notes.append(f"{self.spec}{which}: {self._words(mode)}, because {why}")
         if self.left_out:
             notes.append(f"{self.spec}: {self.left_out:,} files of other kinds were left out")
+        if self.reading.pair is not None:
+            source, target = self.reading.pair
+            notes.append(f"{self.spec}: pairs, the source in the field {source}, the target in the field {target}")
         if self.limit:
             notes.append(f"{self.spec}: only the first {self.limit:,} documents are read")
         return notes

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from fabula.corpus.document import (
@@ -60,32 +61,56 @@ def read_tsv(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Docum
 
 def _documents(file: TextFile, reading: Reading, reject: Reject, rows: Iterator[_Row]) -> Iterator[Document]:
     path = str(file.path)
-    header = next(rows, None)
-    if header is None:
+    first = next(rows, None)
+    if first is None:
         return
-    names = [c.decode("utf-8", "backslashreplace").strip() for c in header.cells]
-    if reading.text_field not in names:
-        raise _no_column(path, names, reading.text_field)
-    column = names.index(reading.text_field)
-    for line, byte, raw, cells in rows:
+    numbered = reading.pair is not None and reading.pair[0].isdecimal()
+    columns = _numbered(path, first, reading) if numbered else _named(path, first, reading)
+    width, what = len(first.cells), "the first row" if numbered else "the header"
+    for line, byte, raw, cells in chain([first], rows) if numbered else rows:
         if raw is None:
             reject(too_long(path, line, byte))
             continue
         whole = decode(raw, path, line, byte)
         if isinstance(whole, Quarantined):
             reject(whole)
-        elif len(cells) != len(names):
-            reason = f"{len(cells)} cells, the header has {len(names)}"
-            reject(Quarantined(path, line, byte, reason, excerpt(raw)))
+        elif len(cells) != width:
+            reject(Quarantined(path, line, byte, f"{len(cells)} cells, {what} has {width}", excerpt(raw)))
         else:
-            yield Document(cells[column].decode("utf-8"), f"{file.name}, line {line}")
+            text, *target = [cells[column].decode("utf-8") for column in columns]
+            yield Document(text, f"{file.name}, line {line}", target=target[0] if target else None)
 
 
-def _no_column(path: str, names: list[str], wanted: str) -> SourceError:
+def _named(path: str, header: _Row, reading: Reading) -> list[int]:
+    """Where the columns stand that a header row names; SourceError for one that it does not."""
+    names = [c.decode("utf-8", "backslashreplace").strip() for c in header.cells]
+    wanted = reading.pair or (reading.text_field,)
+    for name in wanted:
+        if name not in names:
+            raise _no_column(path, names, name, reading)
+    return [names.index(name) for name in wanted]
+
+
+def _numbered(path: str, first: _Row, reading: Reading) -> list[int]:
+    """The columns that are given as numbers from 1; every row is a record. SourceError for one that is not there."""
+    assert reading.pair is not None
+    columns = [int(number) - 1 for number in reading.pair]
+    # A first row above the size limit has no cells; it is rejected with the others.
+    if first.raw is not None and not all(0 <= column < len(first.cells) for column in columns):
+        raise SourceError(
+            f"{path}: there is no column {max(columns) + 1 if min(columns) >= 0 else 0}; its first row has "
+            f"{len(first.cells)}, counted from 1 (--corpus.source_field, --corpus.target_field)"
+        )
+    return columns
+
+
+def _no_column(path: str, names: list[str], wanted: str, reading: Reading) -> SourceError:
     shown = ", ".join(f'"{n[:40]}"' for n in names[:20])
+    ways = "one with --corpus.text_field NAME"
+    if reading.pair is not None:
+        ways = "two with --corpus.source_field and --corpus.target_field; numbers from 1 if it has no row of names"
     return SourceError(
-        f'{path}: no column "{wanted}"; its first row, which must name the columns, is {shown}. '
-        "Choose one with --corpus.text_field NAME"
+        f'{path}: no column "{wanted}"; its first row, which must name the columns, is {shown}. Choose {ways}'
     )
 
 
@@ -166,7 +191,7 @@ def _never_closed(file: TextFile, line: int, where: str) -> SourceError:
 
 
 def read_parquet(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Document]:
-    """A column of a Parquet file. `Quarantined.line` is the row; there are no byte positions.
+    """A column of a Parquet file, or two. `Quarantined.line` is the row; there are no byte positions.
 
     Raises MachineError without pyarrow, SourceError for a damaged file or a column that holds no text.
     """
@@ -176,40 +201,52 @@ def read_parquet(file: TextFile, reading: Reading, reject: Reject) -> Iterator[D
     except ImportError:
         raise require_extra("pyarrow", "corpus", "reading Parquet files") from None
     path = str(file.path)
-    row = 0
-    for values in _batches(path, reading.text_field, pyarrow, parquet):
-        for value in values:
-            row += 1
-            if value is None:
-                problem = f'the field "{reading.text_field}" holds null, not text'
-                reject(Quarantined(path, row, None, problem, ""))
-            elif len(value) > MAX_DOCUMENT_BYTES:
-                reject(too_long(path, row, None, value[:64]))
-            else:
-                text = decode(value, path, row, 0)
-                if isinstance(text, Quarantined):
-                    reject(dataclasses.replace(text, line=row, byte=None))
-                else:
-                    yield Document(text, f"{file.name}, row {row}")
+    fields = reading.pair or (reading.text_field,)
+    for row, values in enumerate(_rows(path, reading, fields, pyarrow, parquet), start=1):
+        texts = [_cell(value, field, path, row) for field, value in zip(fields, values, strict=True)]
+        bad = next((text for text in texts if isinstance(text, Quarantined)), None)
+        if bad is not None:
+            reject(bad)
+        else:
+            text, *target = [str(text) for text in texts]
+            yield Document(text, f"{file.name}, row {row}", target=target[0] if target else None)
+
+
+def _cell(value: bytes | None, field: str, path: str, row: int) -> str | Quarantined:
+    """The text of a cell, or why it has none."""
+    if value is None:
+        return Quarantined(path, row, None, f'the field "{field}" holds null, not text', "")
+    if len(value) > MAX_DOCUMENT_BYTES:
+        return too_long(path, row, None, value[:64])
+    text = decode(value, path, row, 0)
+    return dataclasses.replace(text, line=row, byte=None) if isinstance(text, Quarantined) else text
 
 
 # pyarrow has no type information, hence Any.
-def _batches(path: str, field: str, pyarrow: Any, parquet: Any) -> Iterator[list[bytes | None]]:
-    """The values of a column as bytes, so that invalid UTF-8 reaches our own check."""
+def _rows(
+    path: str, reading: Reading, fields: Sequence[str], pyarrow: Any, parquet: Any
+) -> Iterator[tuple[bytes | None, ...]]:
+    """The values of some columns as bytes, so that invalid UTF-8 reaches our own check."""
+    field = fields[0]
     try:
         # With a buffer a column of a large row group is read in pieces, not whole.
         with parquet.ParquetFile(path, buffer_size=1 << 20) as table:
             names = table.schema_arrow.names
-            if field not in names:
-                raise _no_column(path, names, field)
-            for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=[field]):
-                column = batch.column(0)
-                if pyarrow.types.is_dictionary(column.type):
-                    column = column.dictionary_decode()
-                yield column.cast(pyarrow.large_binary()).to_pylist()
+            for field in fields:
+                if field not in names:
+                    raise _no_column(path, names, field, reading)
+            for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=list(fields)):
+                columns = []
+                for field in fields:
+                    column = batch.column(batch.schema.names.index(field))
+                    if pyarrow.types.is_dictionary(column.type):
+                        column = column.dictionary_decode()
+                    columns.append(column.cast(pyarrow.large_binary()).to_pylist())
+                yield from zip(*columns, strict=True)
     except (pyarrow.ArrowNotImplementedError, pyarrow.ArrowTypeError):
+        setting = "source_field and target_field" if reading.pair else "text_field NAME"
         raise SourceError(
-            f'{path}: the column "{field}" holds no text; choose another with --corpus.text_field NAME'
+            f'{path}: the column "{field}" holds no text; choose another with --corpus.{setting}'
         ) from None
     except (pyarrow.ArrowException, OSError) as error:
         raise SourceError(f"{path}: not a readable Parquet file ({error}); make or fetch it again") from None
