@@ -37,7 +37,7 @@ _FEW = 10
 
 @dataclass(frozen=True, slots=True)
 class _SetAside:
-    """A document without ids: what it had been counted for, and the record that is made of it."""
+    """A document or pair without ids: what it had been counted for, and the record that is made of it."""
 
     split: SplitName
     size: int
@@ -52,8 +52,11 @@ class Filling:
     not there. When this one ends with a signal, or because the text will not do, what was done is kept.
     """
 
-    def __init__(self, unfinished: storage.Unfinished, tokenizer: Tokenizer, shard_tokens: int) -> None:
+    def __init__(
+        self, unfinished: storage.Unfinished, tokenizer: Tokenizer, shard_tokens: int, pairs: bool = False
+    ) -> None:
         self._unfinished, self._tokenizer, self._shard_tokens = unfinished, tokenizer, shard_tokens
+        self._parts = 2 if pairs else 1  # documents of one record
         self._writers: dict[SplitName, SplitWriter] = {}
         self._failed: dict[int, str] = {}
         self._set_aside: list[_SetAside] = []
@@ -93,22 +96,26 @@ class Filling:
             self._close()
 
     def add(self, items: Sequence[Item], results: Sequence[Encoded]) -> None:
-        """Append the next documents."""
-        for item, result in zip(items, results, strict=True):
-            if isinstance(result, Failure):
-                self._failed[item.number] = result.reason
-                self._put_aside(item, result.reason)
+        """Append the next documents; of pairs whole ones. A half that fails takes the other one with it."""
+        for first in range(0, len(items), self._parts):
+            record, parts = items[first : first + self._parts], results[first : first + self._parts]
+            failure = next((result for result in parts if isinstance(result, Failure)), None)
+            if failure is not None:
+                self._failed[record[0].number] = failure.reason
+                self._put_aside(record, failure.reason)
             else:
-                self._writers[item.split].add(result, item.size)
-            self.done = item.number + 1
-            self._unkept += item.size
+                for item, result in zip(record, parts, strict=True):
+                    assert not isinstance(result, Failure)
+                    self._writers[item.split].add(result, item.size)
+            self.done = record[-1].number + 1
+            self._unkept += sum(item.size for item in record)
         if self._unkept >= _KEEP_BYTES or time.monotonic() >= self._due or self._n_shards() > self._shards:
             self.keep()
 
-    def meet_again(self, item: Item) -> None:
-        """A document that an earlier life was done with comes by: if it was set aside, it still is."""
-        if item.number in self._failed:
-            self._put_aside(item, self._failed[item.number])
+    def meet_again(self, record: Sequence[Item]) -> None:
+        """A document (or a pair) that an earlier life was done with comes by: if it was set aside, it still is."""
+        if record[0].number in self._failed:
+            self._put_aside(record, self._failed[record[0].number])
 
     def keep(self) -> None:
         """Bring everything to the disk, and the account that says so."""
@@ -129,8 +136,9 @@ class Filling:
 
     def refuse_many_failures(self, allowed: float) -> None:
         """SourceError when more than a share of the documents could not be tokenized, and not just a few."""
-        if len(self._set_aside) > max(_FEW, allowed * self.done):
-            self._refuse(len(self._set_aside), self.done, allowed)
+        done = self.done // self._parts
+        if len(self._set_aside) > max(_FEW, allowed * done):
+            self._refuse(len(self._set_aside), done, allowed)
 
     def settle(self, funnel: Funnel, allowed: float) -> None:
         """Count the documents that were set aside as quarantined, in their order.
@@ -176,9 +184,10 @@ class Filling:
         for writer in self._writers.values():
             writer.close()
 
-    def _put_aside(self, item: Item, reason: str) -> None:
-        record = _record(item.document, reason)
-        self._set_aside.append(_SetAside(item.split, item.size, item.document.surprisal_bits, record))
+    def _put_aside(self, record: Sequence[Item], reason: str) -> None:
+        first, size = record[0], sum(item.size for item in record)
+        made = _record(first.document, reason)
+        self._set_aside.append(_SetAside(first.split, size, first.document.surprisal_bits, made))
 
     def _n_shards(self) -> int:
         return sum(writer.n_shards for writer in self._writers.values())

@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -30,52 +31,21 @@ _U64 = np.uint64
 _PATIENCE, _LOOK, _ATTEMPTS = 10.0, 0.2, 3
 
 
-class Loader:
-    """Batches of a split's rows in a fixed pseudo-random order."""
+B = TypeVar("B")
 
-    def __init__(self, split: Split, context: int, seed: int, isolate_documents: bool) -> None:
-        self.split, self.context, self.seed, self.isolate_documents = split, context, seed, isolate_documents
-        spare = split.n_tokens - 1 - context
-        if spare < 0:
-            raise InputError(
-                f"the {split.name} split has {split.n_tokens:,} tokens, one row needs {context + 1:,}: give more text, "
-                f"or a smaller --model.context_length"
-            )
-        # The largest shift keeps at least one row, and the number of rows the same in every epoch.
-        self._most_shift = min(context - 1, spare)
-        self.n_rows = packing.n_rows(split.n_tokens, context, self._most_shift)
 
-    def batch(self, position: int, rows: int) -> Batch:
+class Batches(Generic[B]):
+    """Batches that are a function of their position, and the stream of them."""
+
+    name: str  # of the split
+
+    def batch(self, position: int, rows: int) -> B:
         """The rows `position` .. `position + rows` of the run."""
-        return self.rows_at(self._starts(position, rows)[1])
-
-    def places(self, position: int, rows: int) -> tuple[list[int], list[int]]:
-        """Of the rows `position` .. `position + rows` of the run: their epochs, and where they begin in the split."""
-        epochs, starts = self._starts(position, rows)
-        return epochs.tolist(), starts.tolist()
-
-    def _starts(self, position: int, rows: int) -> tuple[Ids, Ids]:
-        number = np.arange(position, position + rows)
-        epochs, places = np.divmod(number, self.n_rows)
-        starts = np.empty(rows, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            order = permute(places[here], self.n_rows, _mix(self.seed, int(epoch)))
-            starts[here] = order * self.context + self._shift(int(epoch))
-        return epochs, starts
-
-    def rows_at(self, starts: Ids) -> Batch:
-        """The rows that begin at given positions of the stream."""
-        ids = torch.from_numpy(self.split.windows(starts, self.context + 1))
-        tokens, targets = ids[:, :-1], ids[:, 1:]
-        if not self.isolate_documents:
-            return Batch(tokens, targets)
-        documents, positions = packing.boundaries(starts, self.context, self.split.document_starts)
-        return Batch(tokens, targets, torch.from_numpy(positions), torch.from_numpy(documents))
+        raise NotImplementedError
 
     def stream(
         self, position: int, rows: int, waiting: Callable[[], None] | None = None, ahead: int = 2
-    ) -> Generator[Batch]:
+    ) -> Generator[B]:
         """Batches of `rows` from `position` on, without end, made `ahead` of time by a thread.
 
         `waiting` is called a few times a second while there is none (where a stop is noticed). A thread that has made
@@ -101,7 +71,7 @@ class Loader:
                     failed += 1
                     if failed > _ATTEMPTS:
                         raise MachineError(
-                            f"no batch of the {self.split.name} split came, {failed} times in a row: the disk that "
+                            f"no batch of the {self.name} split came, {failed} times in a row: the disk that "
                             f"holds the data {told}. What is saved is whole, resume when the disk is back"
                         )
                     worker.abandon()
@@ -112,22 +82,67 @@ class Loader:
         finally:
             worker.abandon()
 
+
+class Loader(Batches[Batch]):
+    """Batches of a split's rows in a fixed pseudo-random order."""
+
+    def __init__(self, split: Split, context: int, seed: int, isolate_documents: bool) -> None:
+        self.split, self.context, self.seed, self.isolate_documents = split, context, seed, isolate_documents
+        self.name = split.name
+        spare = split.n_tokens - 1 - context
+        if spare < 0:
+            raise InputError(
+                f"the {split.name} split has {split.n_tokens:,} tokens, one row needs {context + 1:,}: give more text, "
+                f"or a smaller --model.context_length"
+            )
+        # The largest shift keeps at least one row, and the number of rows the same in every epoch.
+        self._most_shift = min(context - 1, spare)
+        self.n_rows = packing.n_rows(split.n_tokens, context, self._most_shift)
+
+    def batch(self, position: int, rows: int) -> Batch:
+        """The rows `position` .. `position + rows` of the run."""
+        return self.rows_at(self._starts(position, rows)[1])
+
+    def places(self, position: int, rows: int) -> tuple[list[int], list[int]]:
+        """Of the rows `position` .. `position + rows` of the run: their epochs, and where they begin in the split."""
+        epochs, starts = self._starts(position, rows)
+        return epochs.tolist(), starts.tolist()
+
+    def _starts(self, position: int, rows: int) -> tuple[Ids, Ids]:
+        number = np.arange(position, position + rows)
+        epochs, places = np.divmod(number, self.n_rows)
+        starts = np.empty(rows, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            order = permute(places[here], self.n_rows, mix(self.seed, int(epoch)))
+            starts[here] = order * self.context + self._shift(int(epoch))
+        return epochs, starts
+
+    def rows_at(self, starts: Ids) -> Batch:
+        """The rows that begin at given positions of the stream."""
+        ids = torch.from_numpy(self.split.windows(starts, self.context + 1))
+        tokens, targets = ids[:, :-1], ids[:, 1:]
+        if not self.isolate_documents:
+            return Batch(tokens, targets)
+        documents, positions = packing.boundaries(starts, self.context, self.split.document_starts)
+        return Batch(tokens, targets, torch.from_numpy(positions), torch.from_numpy(documents))
+
     def _shift(self, epoch: int) -> int:
-        return _mix(self.seed + 1, epoch) % (self._most_shift + 1)
+        return mix(self.seed + 1, epoch) % (self._most_shift + 1)
 
 
-class _Ahead:
+class _Ahead(Generic[B]):
     """A thread that makes batches ahead of time."""
 
-    def __init__(self, loader: Loader, place: int, rows: int, ahead: int) -> None:
-        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
+    def __init__(self, loader: Batches[B], place: int, rows: int, ahead: int) -> None:
+        self._ready: queue.Queue[B | BaseException] = queue.Queue(maxsize=ahead)
         self._stop = threading.Event()
         self._worker = threading.Thread(
             target=self._fill, args=(loader, place, rows), name="fabula-loader", daemon=True
         )
         self._worker.start()
 
-    def get(self, timeout: float) -> Batch | None:
+    def get(self, timeout: float) -> B | None:
         """The next batch, or None when it takes longer; an error of the thread is raised here."""
         try:
             item = self._ready.get(timeout=timeout)
@@ -146,7 +161,7 @@ class _Ahead:
                 self._ready.get_nowait()
         self._worker.join(timeout=_LOOK)
 
-    def _fill(self, loader: Loader, place: int, rows: int) -> None:
+    def _fill(self, loader: Batches[B], place: int, rows: int) -> None:
         try:
             while not self._stop.is_set():
                 self._put(loader.batch(place, rows))
@@ -154,7 +169,7 @@ class _Ahead:
         except BaseException as error:  # handed to the consumer: a thread must not die in silence
             self._put(error)
 
-    def _put(self, item: Batch | BaseException) -> None:
+    def _put(self, item: B | BaseException) -> None:
         while not self._stop.is_set():
             try:
                 self._ready.put(item, timeout=0.1)
@@ -194,7 +209,7 @@ def permute(index: Ids, n: int, key: int) -> Ids:
     while todo.any():
         left, right = result[todo] >> _U64(half), result[todo] & mask
         for turn in range(4):
-            left, right = right, left ^ (_scramble(right, _mix(key, turn)) & mask)
+            left, right = right, left ^ (_scramble(right, mix(key, turn)) & mask)
         walked = (left << _U64(half)) | right
         result[todo] = walked
         todo[todo] = walked >= _U64(n)
@@ -210,7 +225,7 @@ def _scramble(x: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
         return z ^ (z >> _U64(31))
 
 
-def _mix(a: int, b: int) -> int:
+def mix(a: int, b: int) -> int:
     """A 64-bit number from two."""
     seeds = np.array([(a * 0x9E3779B97F4A7C15 + b) % (1 << 64)], dtype=np.uint64)
     return int(_scramble(seeds, 0x9E3779B97F4A7C15)[0])

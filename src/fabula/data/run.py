@@ -1,10 +1,13 @@
-"""Stage: a corpus and a tokenizer to shards of ids, in one streaming pass that survives the death of its processes."""
+"""Stage: a corpus and a tokenizer to shards of ids, in one streaming pass that survives the death of its processes.
+
+A pair is stored as two documents one after the other, its source and its target; the manifest says "records": "pairs".
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fabula import faults, storage
@@ -66,6 +69,9 @@ def run(
         "corpus": corpus.fingerprint(),
         "notes": corpus.notes(),
     }
+    pairs = corpus.config.pair is not None
+    if pairs:
+        facts["records"] = "pairs"
     key = storage.hash_data(
         {
             "format": FORMAT,
@@ -76,9 +82,9 @@ def run(
     )
     allowed = corpus.config.max_quarantined
     with storage.publish_in_lives(folder, key, facts) as unfinished:
-        with Filling(unfinished, tokenizer, config.shard_tokens) as filling:
+        with Filling(unfinished, tokenizer, config.shard_tokens, pairs) as filling:
             if filling.found:
-                progress.note(f"going on after {filling.found:,} documents")
+                progress.note(f"going on after {filling.found // (1 + pairs):,} {'pairs' if pairs else 'documents'}")
             elif filling.lost:
                 progress.note("what was kept of the shards is not all there: they are made anew")
             funnel = Funnel(sink=filling.quarantine)
@@ -115,20 +121,26 @@ def _encoder(
 def _batches(
     corpus: Corpus, funnel: Funnel, filling: Filling, batch_documents: int, task: Task, stop: StopFlag
 ) -> Iterator[list[Item]]:
-    """The documents that are not in the shards yet; those that are come by again, to be counted."""
+    """The documents that are not in the shards yet; those that are come by again, to be counted.
+
+    The halves of a pair are never parted.
+    """
     batch: list[Item] = []
-    size = 0
-    for number, (split, document) in enumerate(corpus.documents(funnel)):
-        item = Item(number, split, document, len(document.text.encode("utf-8")))
-        size += item.size
-        if number < filling.found:
-            filling.meet_again(item)
+    size = number = 0
+    for split, document in corpus.documents(funnel):
+        items = []
+        for text in document.texts:
+            items.append(Item(number, split, replace(document, text=text), len(text.encode("utf-8"))))
+            number += 1
+        size += sum(item.size for item in items)
+        if number <= filling.found:
+            filling.meet_again(items)
             stop.check("looking for the place to go on at")
-            if size >= _BATCH_BYTES or number + 1 == filling.found:
+            if size >= _BATCH_BYTES or number == filling.found:
                 task.advance(size)
                 size = 0
             continue
-        batch.append(item)
+        batch += items
         if len(batch) >= batch_documents or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0

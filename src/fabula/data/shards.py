@@ -10,6 +10,8 @@ it, and generation starts where training did. Files of a split NAME, little-endi
 
     NAME-00000.tokens      uint16 or uint32, chosen from the highest id
     NAME-00000.documents   int64 pairs: where a document begins in the split's stream, bytes of its text
+
+Of a corpus of pairs the documents 2i and 2i + 1 are source and target of one pair: EOD s s EOD t t t EOD s s EOD t EOD.
 """
 
 from __future__ import annotations
@@ -246,6 +248,22 @@ class Split:
             return ids
         return np.stack([self.read(int(start), length) for start in starts])
 
+    def stretches(self, starts: Ids, lengths: Ids, padding: int) -> Ids:
+        """Stretches of any lengths, `padding` after each, shape (len(starts), longest); DamagedError as for `read`."""
+        places = np.arange(lengths.max(initial=0))
+        inside = places < lengths[:, None]
+        if len(self._shards) == 1:
+            tokens = self._shards[0].tokens
+            ids = tokens[np.minimum(starts[:, None] + places, len(tokens) - 1)].astype(np.int64)
+            ids[~inside] = 0
+            self._check_ids(ids, starts)
+        else:
+            ids = np.zeros(inside.shape, dtype=np.int64)
+            for row, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+                ids[row, :length] = self.read(int(start), int(length))
+        ids[~inside] = padding
+        return ids
+
     def _check_ids(self, ids: Ids, starts: Ids) -> None:
         """DamagedError naming the file and place of an id outside the vocabulary; rows of ids begin at `starts`."""
         if ids.max(initial=0) < self.vocab_size:
@@ -302,6 +320,8 @@ class Shards:
                 f"{folder}: data of format {self.manifest.get('format')}, this version reads {FORMAT}; prepare it again"
             )
         self.dtype: np.dtype[Any] = np.dtype(self.manifest["dtype"])
+        # Data prepared before there were pairs does not say what its records are.
+        self.pairs = self.manifest.get("records") == "pairs"
         self.splits = open_splits(folder, self.manifest)
 
     @property
