@@ -57,6 +57,10 @@ class PairBatch:
         """Positions that are predicted."""
         return int((self.targets != IGNORE).sum())
 
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What an encoder-decoder's `hidden` is given."""
+        return self.source, self.source_lengths, self.tokens
+
     def rows(self, start: int, stop: int) -> PairBatch:
         """Some of the rows, without columns that would be padding only."""
         lengths, targets = self.source_lengths[start:stop], self.targets[start:stop]
@@ -140,6 +144,14 @@ class PairLoader(Batches[PairBatch]):
             self.split.read(int(source) + 1, int(n_source) - 1).tolist(),
             self.split.read(int(target) + 1, int(n_target) - 1).tolist(),
         )
+
+    def references(self) -> dict[tuple[int, ...], list[list[int]]]:
+        """The ids of each source, without special ones, and those of all its targets, in the split's order."""
+        found: dict[tuple[int, ...], list[list[int]]] = {}
+        for pair in self.pairs:
+            source, target = self.ids(int(pair))
+            found.setdefault(tuple(source), []).append(target)
+        return found
 
     def fixed(self, most: int | None = None) -> Ids:
         """A fixed set of pairs: all that fit, or `most` spread evenly over the split; of one length together."""

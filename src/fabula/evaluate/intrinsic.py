@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 
 from fabula.config import Data
 from fabula.data.batch import Batch
+from fabula.data.pairs import PairBatch
 from fabula.device import Device
 from fabula.errors import InputError
 from fabula.losses import IGNORE, token_nll
 from fabula.model.decoder import Decoder
+from fabula.model.encdec import EncoderDecoder
 
 # Batches of windows that are gathered before they are sorted by length.
 _GATHERED = 8
@@ -76,13 +78,14 @@ class Score:
 
 @torch.inference_mode()
 def score_rows(
-    model: Decoder,
-    batches: Iterable[Batch],
+    model: Decoder | EncoderDecoder,
+    batches: Iterable[Batch | PairBatch],
     byte_lengths: NDArray[np.int64],
     device: Device,
     each: Callable[[int], None] | None = None,
 ) -> Score:
-    """The score of rows from the loader; `byte_lengths[id]` is the bytes of text behind an id.
+    """The score of rows from the loader; `byte_lengths[id]` is the bytes of text behind an id. Of pairs the targets
+    are scored, given their sources.
 
     `each` is told the rows of every batch done (progress, and where a stop is noticed).
     """
@@ -92,10 +95,10 @@ def score_rows(
     lengths = torch.from_numpy(byte_lengths)
     try:
         for batch in batches:
-            n_bytes = int(lengths[batch.targets].sum())
+            n_bytes = int(lengths[batch.targets[batch.targets != IGNORE]].sum())
             moved = batch.to(device)
             with device.autocast():
-                hidden = model.hidden(moved.tokens, moved.positions, moved.documents)
+                hidden = model.hidden(*moved.inputs())
                 nats = token_nll(
                     hidden.flatten(0, 1),
                     model.head_weight.to(hidden.dtype),

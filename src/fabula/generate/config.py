@@ -38,6 +38,8 @@ class GenerateConfig(Sampling):
     """How a text is continued."""
 
     max_new_tokens: int = setting(200, "most tokens to add")
+    beams: int = setting(1, "encoder-decoder: texts that a beam search keeps (with temperature = 0); 1: none")
+    length_penalty: float = setting(1.0, "beams: scores are divided by length^this; 0 favours short texts")
     stop: tuple[str, ...] = setting((), "texts that end the generation; they are not part of it")
     prompts: tuple[str, ...] = setting((), "beginnings that are continued at each checkpoint; empty: from nothing")
 
@@ -45,3 +47,7 @@ class GenerateConfig(Sampling):
         Sampling.__post_init__(self)
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
+        if not 1 <= self.beams <= 64:
+            raise ValueError(f"beams={self.beams} must be from 1 (no search) to 64; 4 is usual")
+        if self.beams > 1 and self.temperature > 0:
+            raise ValueError(f"beams={self.beams} searches and draws nothing: it needs temperature = 0")

@@ -6,11 +6,12 @@ Sums and counts add up over micro-batches and processes; means of means do not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
 from fabula.data.batch import Batch
+from fabula.data.pairs import PairBatch
 from fabula.losses import linear_cross_entropy
 
 
@@ -27,9 +28,9 @@ class Loss:
 
 
 class Objective(Protocol):
-    """(model, batch) to loss."""
+    """(model, batch) to loss. An objective knows the kind of batch that its loader makes."""
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Loss: ...
+    def __call__(self, model: nn.Module, batch: Any) -> Loss: ...
 
 
 class CausalModel(Protocol):
@@ -46,6 +47,20 @@ class CausalModel(Protocol):
     def auxiliary(self) -> Tensor | None: ...
 
 
+class TranslatingModel(Protocol):
+    """What sequence to sequence asks of a model."""
+
+    head_bias: Tensor | None
+    logit_cap: float
+
+    @property
+    def head_weight(self) -> Tensor: ...
+
+    def hidden(self, source: Tensor, source_lengths: Tensor, tokens: Tensor) -> Tensor: ...
+
+    def auxiliary(self) -> Tensor | None: ...
+
+
 class NextToken:
     """-log p(next token), the language-modelling objective."""
 
@@ -55,5 +70,28 @@ class NextToken:
         total = linear_cross_entropy(
             hidden.flatten(0, 1), causal.head_weight, batch.targets.flatten(), causal.head_bias, causal.logit_cap
         )
-        auxiliary, count = causal.auxiliary(), batch.n_targets
-        return Loss(total, count, None if auxiliary is None else auxiliary * count)
+        return Loss(total, batch.n_targets, _extra(causal.auxiliary(), batch.n_targets))
+
+
+class SequenceToSequence:
+    """-log p(next target token | source, target tokens before it), the true ones (teacher forcing).
+
+    Padding counts nowhere: sources are masked by their lengths, targets that are padding are ignored.
+    """
+
+    def __call__(self, model: nn.Module, batch: PairBatch) -> Loss:
+        translating = cast(TranslatingModel, model)
+        hidden = translating.hidden(batch.source, batch.source_lengths, batch.tokens)
+        total = linear_cross_entropy(
+            hidden.flatten(0, 1),
+            translating.head_weight,
+            batch.targets.flatten(),
+            translating.head_bias,
+            translating.logit_cap,
+        )
+        return Loss(total, batch.n_targets, _extra(translating.auxiliary(), batch.n_targets))
+
+
+def _extra(auxiliary: Tensor | None, count: int) -> Tensor | None:
+    """A mean a prediction as the sum over `count` of them."""
+    return None if auxiliary is None else auxiliary * count

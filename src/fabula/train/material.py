@@ -1,0 +1,137 @@
+"""What does a run learn from? Rows of packed text, or pairs; the trainer sees batches and no difference.
+
+A row of text always has `context_length` predictions. Of pairs each has its own number; `batch_tokens` then means that
+many predictions in a step on average, and rows = batch_tokens / (mean predictions of a pair).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fabula.data.batch import Batch
+from fabula.data.loader import Loader, validation_rows
+from fabula.data.pairs import PairBatch, PairLoader
+from fabula.data.shards import Shards
+from fabula.errors import InputError
+from fabula.model.config import ModelConfig
+from fabula.model.encdec import EncoderDecoderConfig
+from fabula.tokenizer.base import Tokenizer
+from fabula.train.config import TrainConfig
+
+Ids = NDArray[np.int64]
+
+# Pairs of the validation split that are written for at every checkpoint where the recipe names no prompts.
+_EXAMPLES = 6
+# Batches among which one of average size is looked for, to time steps on.
+_LOOKED_AT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Loaders of both splits and what a plan needs to know of them."""
+
+    loader: Loader | PairLoader
+    checker: Loader | PairLoader  # of the validation split
+    rows: int  # in one optimizer step
+    row_tokens: float  # predictions in a row, on average
+    bits_per_token_byte: float  # a loss in nats a token times this is bits a byte
+    fixed: Callable[[int | None], Ids]  # so many validation rows spread evenly (None: all), for `checker.rows_at`
+    typical: Batch | PairBatch  # a batch of average size
+    examples: list[tuple[str, list[str]]]  # sources and references to be shown at every checkpoint
+    notes: list[str]
+
+
+def step_rows(config: TrainConfig, row_tokens: float) -> int:
+    """Rows in one optimizer step."""
+    return max(1, round(config.batch_tokens / row_tokens) if row_tokens % 1 else config.batch_tokens // int(row_tokens))
+
+
+def material(
+    config: TrainConfig, model: ModelConfig | EncoderDecoderConfig, tokenizer: Tokenizer, shards: Shards, seed: int
+) -> Material:
+    """What a model of that kind learns from; InputError when the shards are of the other kind."""
+    if isinstance(model, EncoderDecoderConfig) != shards.pairs:
+        raise InputError(mismatch(isinstance(model, EncoderDecoderConfig)))
+    if isinstance(model, EncoderDecoderConfig):
+        return _pairs(config, model, tokenizer, shards, seed)
+    return _texts(config, model, shards, seed)
+
+
+def mismatch(translates: bool) -> str:
+    """What is wrong with a model of one kind and a corpus of the other, and what to do."""
+    if translates:
+        return (
+            "the model reads one text and writes another, but the corpus has no pairs: name the two fields of a record "
+            "(corpus.source_field, corpus.target_field), or choose a decoder-only model (model.preset)"
+        )
+    return (
+        "the corpus has pairs, but the model is decoder-only: choose one that translates (model.preset = "
+        '"fabula-translate-4m"), or leave out corpus.source_field and corpus.target_field'
+    )
+
+
+def _texts(config: TrainConfig, model: ModelConfig, shards: Shards, seed: int) -> Material:
+    context = model.context_length
+    loader = Loader(shards.train, context, seed, config.isolate_documents)
+    rows = step_rows(config, context)
+    return Material(
+        loader=loader,
+        checker=Loader(shards.validation, context, seed, config.isolate_documents),
+        rows=rows,
+        row_tokens=context,
+        bits_per_token_byte=shards.train.n_tokens / max(1, shards.train.n_bytes) / log(2),
+        fixed=lambda most: validation_rows(shards.validation, context, most),
+        typical=loader.batch(0, rows),
+        examples=[],
+        notes=[],
+    )
+
+
+def _pairs(
+    config: TrainConfig, model: EncoderDecoderConfig, tokenizer: Tokenizer, shards: Shards, seed: int
+) -> Material:
+    context, padding = model.context_length, tokenizer.special.padding
+    loader = PairLoader(shards.train, context, seed, padding)
+    checker = PairLoader(shards.validation, context, seed, padding)
+    row_tokens = loader.target_tokens / loader.n_rows
+    rows = step_rows(config, row_tokens)
+    notes = [
+        f"batches of {rows:,} pairs: batch_tokens = {config.batch_tokens:,} at {row_tokens:.1f} target tokens a pair, "
+        f"{loader.waste(rows):.0%} of their places are padding"
+    ]
+    for side in (loader, checker):
+        if side.too_long:
+            notes.append(
+                f"{side.too_long:,} pairs of the {side.name} split are longer than the context of {context:,} tokens "
+                "and are left out; raise --model.context_length to keep them"
+            )
+    sizes = [(_size(batch := loader.batch(n * rows, rows)), batch) for n in range(min(_LOOKED_AT, loader.n_rows))]
+    mean = sum(size for size, _ in sizes) / len(sizes)
+    return Material(
+        loader=loader,
+        checker=checker,
+        rows=rows,
+        row_tokens=row_tokens,
+        bits_per_token_byte=loader.target_tokens / max(1, loader.target_bytes) / log(2),
+        fixed=checker.fixed,
+        typical=min(sizes, key=lambda found: abs(found[0] - mean))[1],
+        examples=_examples(checker, tokenizer),
+        notes=notes,
+    )
+
+
+def _size(batch: PairBatch) -> int:
+    return batch.source.numel() + batch.tokens.numel()
+
+
+def _examples(checker: PairLoader, tokenizer: Tokenizer) -> list[tuple[str, list[str]]]:
+    """A few sources of the validation split, spread evenly, each with all of its references."""
+    references = checker.references()
+    sources = list(references)
+    chosen = sources[:: max(1, len(sources) // _EXAMPLES)][:_EXAMPLES]
+    return [(tokenizer.decode(source), [tokenizer.decode(t) for t in references[source]]) for source in chosen]
