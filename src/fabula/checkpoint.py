@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fabula import faults, storage
-from fabula.config import Data, build, to_data
+from fabula.config import Data
 from fabula.errors import DamagedError, DivergedError, InputError
-from fabula.model.config import ModelConfig
+from fabula.model.kinds import AnyConfig, described, read
 from fabula.tokenizer.base import FILE as TOKENIZER_FILE
 from fabula.tokenizer.base import Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fabula.model.decoder import Decoder
+    from fabula.model.kinds import AnyModel
 
 FORMAT = 1
 # Bytes of a checkpoint beside its tensors, generously: vocabulary, counters, generators, settings.
@@ -122,8 +122,8 @@ class Checkpoint:
 class Loaded:
     """A rebuilt model with its tokenizer and the checkpoint it came from."""
 
-    model: Decoder
-    config: ModelConfig
+    model: AnyModel
+    config: AnyConfig
     tokenizer: Tokenizer
     checkpoint: Checkpoint
 
@@ -131,7 +131,7 @@ class Loaded:
 def save(
     folder: Path,
     step: int,
-    model: Decoder,
+    model: AnyModel,
     tokenizer: Tokenizer,
     trainer: Data,
     tensors: Mapping[str, Tensor],
@@ -155,7 +155,7 @@ def save(
     with storage.publish(final, manifest) as building:
         save_file(weights, building / WEIGHTS, metadata={"format": "pt"})
         faults.point("checkpoint.weights")
-        storage.write_json(building / CONFIG, to_data(model.config))
+        storage.write_json(building / CONFIG, described(model.config))
         tokenizer.save(building)
         storage.write_json(building / TRAINER, trainer)
         faults.point("checkpoint.trainer")
@@ -318,7 +318,7 @@ def load(path: Path, which: str = "best", note: Callable[[str], None] | None = N
     A damaged `best` or `last` of a run gives way to the one that comes next, and `note` is told (a warning without it);
     a checkpoint that was named itself and is damaged is refused.
     """
-    from fabula.model.decoder import Decoder
+    from fabula.model.kinds import build_model
 
     checkpoint = find(path, which)
     if which in ("best", "last") and checkpoint.path != path:
@@ -330,16 +330,16 @@ def load(path: Path, which: str = "best", note: Callable[[str], None] | None = N
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_FILE)
     if tokenizer.fingerprint != checkpoint.manifest["tokenizer"]:
         raise DamagedError(f"{checkpoint.path}: its tokenizer is not the one it was trained with")
-    model = Decoder(config)
+    model = build_model(config)
     restore_weights(model, checkpoint)
     return Loaded(model.eval(), config, tokenizer, checkpoint)
 
 
-def _model_config(checkpoint: Checkpoint) -> ModelConfig:
+def _model_config(checkpoint: Checkpoint) -> AnyConfig:
     """The settings of a checkpoint's model; DamagedError when they are none, or far too large for its weights."""
     path = checkpoint.path / CONFIG
     try:
-        config = build(ModelConfig, _with_new_names(storage.read_json(path)), str(path))
+        config = read(_with_new_names(storage.read_json(path)), str(path))
         n_params = config.n_params()
     except InputError as error:
         raise DamagedError(f"{error}; the file is damaged") from None
@@ -352,9 +352,9 @@ def _model_config(checkpoint: Checkpoint) -> ModelConfig:
     return config
 
 
-def _with_new_names(data: Data) -> Data:
+def _with_new_names(data: Any) -> Any:
     """Settings as they are called today: before 0.1.0 was released, one bias stood for three."""
-    attention = data.get("attention")
+    attention = data.get("attention") if isinstance(data, dict) else None
     if not isinstance(attention, dict) or "qkv_bias" not in attention:
         return data
     kept = {name: value for name, value in attention.items() if name != "qkv_bias"}
@@ -386,14 +386,14 @@ def _sound(run: Path, which: str, note: Callable[[str], None] | None) -> Checkpo
     raise DamagedError(f"{run}: none of its checkpoints is sound: {'; '.join(problems)}")
 
 
-def restore_weights(model: Decoder, checkpoint: Checkpoint) -> None:
+def restore_weights(model: AnyModel, checkpoint: Checkpoint) -> None:
     """Fill a model's weights from a checkpoint; DamagedError listing what does not fit."""
     weights = _tensors(checkpoint.path / WEIGHTS)
     _compare(model, weights, checkpoint)
     model.load_state_dict(weights)
 
 
-def _compare(model: Decoder, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+def _compare(model: AnyModel, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
     """DamagedError listing the first five tensors that do not fit, and their number."""
     own = model.state_dict()
     wrong = [f"{n} is missing" for n in own if n not in weights]

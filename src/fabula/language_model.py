@@ -13,19 +13,22 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fabula.checkpoint import Checkpoint
 from fabula.config import build
+from fabula.data.pairs import collate
 from fabula.device import Device, choose
 from fabula.errors import PromptError
-from fabula.evaluate.intrinsic import Score, score_documents
+from fabula.evaluate.intrinsic import Score, score_documents, score_rows
 from fabula.export.run import open_model
 from fabula.generate import run as generating
 from fabula.generate.config import GenerateConfig
 from fabula.generate.run import Generation, Piece
-from fabula.model.decoder import Decoder
+from fabula.model.encdec import EncoderDecoder
+from fabula.model.kinds import AnyModel
 from fabula.tokenizer.base import Tokenizer
 
 
@@ -49,16 +52,20 @@ def load(
 class LanguageModel:
     """A trained model that reads and writes text."""
 
-    def __init__(self, model: Decoder, tokenizer: Tokenizer, device: Device, checkpoint: Checkpoint | None) -> None:
+    def __init__(self, model: AnyModel, tokenizer: Tokenizer, device: Device, checkpoint: Checkpoint | None) -> None:
         self.model, self.tokenizer, self.device, self.checkpoint = model.eval(), tokenizer, device, checkpoint
 
     def generate(self, prompt: str = "", **settings: Any) -> Generation:
-        """The continuation of a prompt. Settings are fields of `GenerateConfig`: max_new_tokens, seed, ..."""
-        return generating.run(self.model, self.tokenizer, prompt, _settings(settings), self.device)
+        """The continuation of a prompt. Settings are fields of `GenerateConfig`: max_new_tokens, seed, ...
+
+        An encoder-decoder writes what belongs to the prompt, its translation say: the likeliest, unless a temperature
+        is given (beams=4 searches for it).
+        """
+        return generating.run(self.model, self.tokenizer, prompt, self.settings(settings), self.device)
 
     def pieces(self, prompt: str = "", **settings: Any) -> Iterator[Piece]:
         """The continuation piece by piece, with ids and log-probabilities."""
-        return generating.stream(self.model, self.tokenizer, prompt, _settings(settings), self.device)
+        return generating.stream(self.model, self.tokenizer, prompt, self.settings(settings), self.device)
 
     def stream(self, prompt: str = "", **settings: Any) -> Iterator[str]:
         """The text of the continuation as it appears, in complete characters."""
@@ -66,13 +73,30 @@ class LanguageModel:
             if piece.text:
                 yield piece.text
 
-    def score(self, text: str, stride: int | None = None) -> Score:
-        """How well the model predicts a text as a whole document: nats, bits_per_byte, tokens, bytes."""
+    def score(self, text: str, stride: int | None = None, *, source: str | None = None) -> Score:
+        """How well the model predicts a text as a whole document: nats, bits_per_byte, tokens, bytes.
+
+        An encoder-decoder predicts it as what is to be written for a `source`.
+        """
         ids, n_bytes = self.encode(text), len(text.encode("utf-8"))
         special = self.tokenizer.special
+        if isinstance(self.model, EncoderDecoder):
+            return self._score_pair(self.model, source, ids, n_bytes)
+        if source is not None:
+            raise PromptError("this model is decoder-only: it reads no source beside the text")
         return score_documents(
             self.model, [(ids, n_bytes)], special.end_of_document, self.device, stride, begin=special.begin
         )
+
+    def _score_pair(self, model: EncoderDecoder, source: str | None, ids: list[int], n_bytes: int) -> Score:
+        if source is None:
+            raise PromptError("an encoder-decoder scores a text for a source: lm.score(text, source=...)")
+        special, read, most = self.tokenizer.special, self.encode(source), model.config.context_length
+        if max(len(read), len(ids)) >= most:
+            raise PromptError(f"{len(read):,} and {len(ids):,} tokens: the model's context holds {most - 1:,} each")
+        batch = collate([(read, ids)], special.end_of_document, special.padding)
+        lengths = np.array(self.tokenizer.byte_lengths(), dtype=np.int64)
+        return dataclasses.replace(score_rows(model, [batch], lengths, self.device), bytes=n_bytes, documents=1)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without special ones."""
@@ -82,10 +106,17 @@ class LanguageModel:
         """The text of ids; the exact inverse of `encode`."""
         return self.tokenizer.decode(ids)
 
+    def settings(self, given: dict[str, Any]) -> GenerateConfig:
+        """Settings of a generation as they are meant for this kind of model: translations are not drawn."""
+        usual = {"temperature": 0.0} if isinstance(self.model, EncoderDecoder) else {}
+        return _settings({**usual, **given})
+
     @torch.inference_mode()
     def logits(self, ids: Iterable[int]) -> Tensor:
         """Logits (T, V) in float32 for T ids as they are: no start token is added."""
         row = list(ids)
+        if isinstance(self.model, EncoderDecoder):
+            raise PromptError("an encoder-decoder reads two texts: call lm.model(source, lengths, tokens)")
         if not 1 <= len(row) <= self.model.config.context_length:
             raise PromptError(
                 f"{len(row):,} ids: the model reads between 1 and {self.model.config.context_length:,} at once"

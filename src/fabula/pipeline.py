@@ -20,12 +20,13 @@ from fabula.checkpoint import RunFolder
 from fabula.config import Data, to_data
 from fabula.corpus.run import Corpus
 from fabula.data import run as data_stage
-from fabula.data.loader import Loader, validation_rows
 from fabula.data.shards import FORMAT, Shards, dtype_for
 from fabula.device import choose
 from fabula.errors import DamagedError, DivergedError, FabulaError, InputError, MachineError, Stopped
 from fabula.evaluate import run as evaluate_stage
-from fabula.model.config import ModelConfig
+from fabula.evaluate import translation
+from fabula.evaluate.translation import PairEvaluation
+from fabula.model.kinds import AnyConfig, kind_of
 from fabula.plan import hardware
 from fabula.plan import run as plan_stage
 from fabula.progress import Progress, Silent, StopFlag, stop_on_signals
@@ -36,6 +37,7 @@ from fabula.stages import Logged, Stages, now
 from fabula.tokenizer import run as tokenizer_stage
 from fabula.tokenizer.base import Tokenizer
 from fabula.train import run as train_stage
+from fabula.train.material import material
 
 RUNS = Path("runs")
 
@@ -75,6 +77,9 @@ def run(
     if (folder.root / COMPARISON).exists():
         raise InputError(f"{folder.root} holds a comparison; choose another --name")
     corpus = Corpus(loaded.corpus)
+    if corpus.config.pair is not None and until != "train":
+        # What only the last stage needs is missed before the first one.
+        translation.require()
     if fresh and folder.root.is_dir():
         known = any(p.exists() for p in (folder.log, folder.recipe, folder.root / storage.LOCK))
         if any(folder.root.iterdir()) and not known:
@@ -105,17 +110,16 @@ def prepare(
         return _Pipeline(loaded, RunFolder(folder), progress or Silent(), stop, prepared).prepare(corpus)
 
 
-def check_fit(loaded: Recipe, model: ModelConfig, tokenizer: Tokenizer, shards: Shards) -> None:
+def check_fit(loaded: Recipe, model: AnyConfig, tokenizer: Tokenizer, shards: Shards) -> None:
     """InputError for what does not fit together and shows only once there are a tokenizer and shards."""
     check_stride(loaded, model)
     train_stage.check_prompts(loaded.generate, tokenizer, model.context_length)
-    Loader(shards.train, model.context_length, loaded.seed, loaded.train.isolate_documents)
-    validation_rows(shards.validation, model.context_length)
+    material(loaded.train, model, tokenizer, shards, loaded.seed).fixed(None)
 
 
-def check_stride(loaded: Recipe, model: ModelConfig) -> None:
-    """InputError when windows of the evaluation would leave gaps."""
-    if loaded.evaluate.stride > model.context_length:
+def check_stride(loaded: Recipe, model: AnyConfig) -> None:
+    """InputError when windows of the evaluation would leave gaps; pairs are read without windows."""
+    if loaded.corpus.pair is None and loaded.evaluate.stride > model.context_length:
         raise InputError(
             f"evaluate.stride={loaded.evaluate.stride} is larger than the model's context of {model.context_length:,}"
         )
@@ -161,10 +165,15 @@ def plan(
     vocab, rule = tokenizer_stage.auto_vocab_size(size) if wanted == "auto" else (wanted, "given")
     preset, model = recipe.model_config(loaded, vocab)
     # Byte-level BPE of these sizes cuts European text into pieces of 3.2 (2,048) to 4.0 bytes (8,192): docs/log.md.
-    epoch_tokens = int(size / (3.2 + 0.4 * max(0.0, math.log2(vocab / 2048))))
+    token_bytes = 3.2 + 0.4 * max(0.0, math.log2(vocab / 2048))
+    epoch_tokens, pair_tokens = int(size / token_bytes), (0.0, 0.0)
+    if loaded.corpus.pair is not None:
+        source, target = corpus.pair_bytes()
+        epoch_tokens = int(size / (source + target) * (1 + target / token_bytes))
+        pair_tokens = (1 + source / token_bytes, 1 + target / token_bytes)
     device = choose(loaded.train.device, loaded.train.threads)
     with watcher.task("measuring this machine", None, ""):
-        made, speed = train_stage.rehearse(loaded.train, model, loaded.generate, epoch_tokens, device)
+        made, speed = train_stage.rehearse(loaded.train, model, loaded.generate, epoch_tokens, device, pair_tokens)
         machine = hardware.measure(device, Path.cwd())
     overhead = speed.overhead(len(made.milestones), made.evaluation_rows, loaded.generate, model.context_length)
     planned = plan_stage.run(
@@ -173,11 +182,12 @@ def plan(
             optimizer=to_data(loaded.train)["optimizer"]["kind"],
             steps=made.steps,
             batch_rows=made.batch_rows,
+            row_tokens=min(pair_tokens[1], model.context_length),
             epoch_tokens=epoch_tokens,
             step_seconds=speed.step,
             overhead_seconds=overhead,
             kept_checkpoints=loaded.train.keep,
-            data_bytes=epoch_tokens * dtype_for(vocab).itemsize,
+            data_bytes=int(size / token_bytes) * dtype_for(vocab).itemsize,
             micro_rows=made.micro_rows,
             peak_memory_bytes=speed.peak_memory_bytes,
         ),
@@ -341,7 +351,7 @@ class _Pipeline:
         return True
 
     def _train_and_after(
-        self, preset: str, model: ModelConfig, tokenizer: Tokenizer, shards: Shards, until: str | None
+        self, preset: str, model: AnyConfig, tokenizer: Tokenizer, shards: Shards, until: str | None
     ) -> RunResult:
         check_stride(self.recipe, model)
         settings = settings_that_matter(self.recipe)
@@ -381,7 +391,7 @@ class _Pipeline:
         return newest.step == checkpoint.trainer_data(newest).get("steps")
 
     def _train(
-        self, preset: str, model: ModelConfig, tokenizer: Tokenizer, shards: Shards, key: str, inputs: Data
+        self, preset: str, model: AnyConfig, tokenizer: Tokenizer, shards: Shards, key: str, inputs: Data
     ) -> list[Data]:
         started = time.monotonic()
         storage.write_text(self.folder.recipe, recipe.dump(self.recipe, preset, model, self.rules))
@@ -458,6 +468,8 @@ class _Pipeline:
                 error.exit_code - 128,
             ) from None
         evaluation: Data = {"checkpoint": chosen.path.name, "step": chosen.step, "validation": made.to_data()}
+        if isinstance(made, PairEvaluation):
+            evaluation["translation"] = made.translation
         storage.write_json(self.folder.evaluation, evaluation)
         self.stages.record("evaluate", key, time.monotonic() - started, _bits(evaluation))
         return evaluation
@@ -471,7 +483,7 @@ class _Pipeline:
         )
         return RunResult(self.folder.root, self.summary, evaluation, samples, page)
 
-    def _describe(self, preset: str, model: ModelConfig, tokenizer: Tokenizer, shards: Shards) -> None:
+    def _describe(self, preset: str, model: AnyConfig, tokenizer: Tokenizer, shards: Shards) -> None:
         facts = storage.read_json(self.folder.tokenizer / storage.MANIFEST)
         funnel = shards.manifest["funnel"]
         bits = funnel["surprisal_bits"] or {}
@@ -483,6 +495,7 @@ class _Pipeline:
                 "fabula": __version__,
                 "model": {
                     "preset": preset,
+                    "kind": kind_of(model),
                     "parameters": model.n_params(),
                     "parts": {k: v for k, v in model.parts().items() if v},
                     "flops_per_token": model.flops_per_token(),
@@ -500,13 +513,14 @@ class _Pipeline:
                 "data": {
                     **{
                         name: {
-                            "documents": split.n_documents,
+                            "documents": split.n_documents // (1 + shards.pairs),
                             "tokens": split.n_tokens,
                             "bytes": split.n_bytes,
                             "surprisal_bits": bits.get(name),
                         }
                         for name, split in shards.splits.items()
                     },
+                    "records": "pairs" if shards.pairs else "documents",
                     "duplicates": funnel["duplicates"],
                     "empty": funnel["empty"],
                     "quarantined": funnel["quarantined"],
@@ -568,4 +582,6 @@ def _tokens(shards: Shards) -> str:
 
 
 def _bits(evaluation: Data) -> str:
-    return f"{evaluation['validation']['bits_per_byte']:.4f} bits per byte"
+    said = f"{evaluation['validation']['bits_per_byte']:.4f} bits per byte"
+    found = evaluation.get("translation")
+    return f"{said}, BLEU {found['bleu']:.1f}, chrF {found['chrf']:.1f}" if found else said

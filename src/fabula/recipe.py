@@ -25,7 +25,7 @@ from fabula.tokenizer.run import TokenizerConfig
 from fabula.train.config import TrainConfig
 
 if TYPE_CHECKING:
-    from fabula.model.config import ModelConfig
+    from fabula.model.kinds import AnyConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,9 @@ def resolve(data: Mapping[str, Any], overrides: Iterable[tuple[str, str]] = (), 
     recipe = config.collect(Recipe, merged, "", problems)
     section = merged.get("model", {})
     if isinstance(section, Mapping):
-        resolve_model(section, problems)
+        _, model = resolve_model(section, problems)
+        if recipe is not None and model is not None:
+            check_kinds(recipe.corpus, model, problems)
     if problems or recipe is None:
         raise ConfigError(problems, where)
     return recipe
@@ -103,7 +105,24 @@ def _scaled(data: Mapping[str, Any], scale: str, problems: list[str]) -> Data:
     return config.merge(plain, scales[scale])
 
 
-def model_config(recipe: Recipe, vocab_size: int | None = None) -> tuple[str, ModelConfig]:
+def check_kinds(corpus: CorpusConfig, model: AnyConfig, problems: list[str]) -> None:
+    """A model that translates needs pairs, a decoder-only one has no use for them."""
+    from fabula.model.encdec import EncoderDecoderConfig
+
+    translates = isinstance(model, EncoderDecoderConfig)
+    if translates and corpus.pair is None:
+        problems.append(
+            "corpus: the model reads one text and writes another, but the records are no pairs: name their two fields "
+            "(--corpus.source_field, --corpus.target_field), or choose a decoder-only --model.preset"
+        )
+    elif not translates and corpus.pair is not None:
+        problems.append(
+            "model: the corpus has pairs, but the model is decoder-only: choose one that translates (--model.preset "
+            "fabula-translate-4m), or leave out corpus.source_field and corpus.target_field"
+        )
+
+
+def model_config(recipe: Recipe, vocab_size: int | None = None) -> tuple[str, AnyConfig]:
     """The preset's name and the model's configuration, with the tokenizer's vocabulary where none is given."""
     from fabula.model.presets import resolve as resolve_model
 
@@ -124,7 +143,7 @@ def model_config(recipe: Recipe, vocab_size: int | None = None) -> tuple[str, Mo
     return preset, made
 
 
-def dump(recipe: Recipe, preset: str, model: ModelConfig, rules: Mapping[str, str]) -> str:
+def dump(recipe: Recipe, preset: str, model: AnyConfig, rules: Mapping[str, str]) -> str:
     """The resolved recipe as TOML: every default written out, and the rules."""
     data = config.to_data(recipe)
     data["model"] = {"preset": preset, **config.to_data(model)}

@@ -58,7 +58,7 @@ def test_nothing_to_compare_is_a_mistake() -> None:
 
 def test_a_missing_library_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     translation.require()
-    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for call in (translation.require, lambda: bleu_and_chrf(["a"], [["a"]])):
         with pytest.raises(MachineError, match=r"pip install 'fabula\[evaluate\]'") as caught:

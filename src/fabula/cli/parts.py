@@ -12,7 +12,7 @@ from fabula.cli.recipes import Json, RecipePath, Settings
 from fabula.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from fabula.model.config import ModelConfig
+    from fabula.model.kinds import AnyConfig
 
 corpus = App(name="corpus")
 tokenizer = App(name="tokenizer")
@@ -197,17 +197,23 @@ def data_show(folder: Path, /, *, json: Json = False) -> None:
 @model.command(name="list")
 def model_list(*, json: Json = False) -> None:
     """Every preset with its exact parameter count."""
+    from fabula.model.kinds import kind_of
     from fabula.model.presets import presets
 
     found = [(name, presets.get(name)) for name in presets]
     if json:
-        console.out_json([{"preset": name, "parameters": p.config.n_params(), "source": p.source} for name, p in found])
+        console.out_json(
+            [
+                {"preset": name, "kind": kind_of(p.config), "parameters": p.config.n_params(), "source": p.source}
+                for name, p in found
+            ]
+        )
         return
     rows = [
         (
             name,
             f"{p.config.n_params():,}",
-            str(p.config.n_layers),
+            _layers(p.config),
             str(p.config.d_model),
             f"{p.config.vocab_size:,}",
             f"{p.config.context_length:,}",
@@ -229,11 +235,13 @@ def model_show(
 ) -> None:
     """Parts, parameters, FLOPs and cache of a model; its settings can be changed with --model.NAME VALUE."""
     from fabula.config import to_data
+    from fabula.model.kinds import kind_of
 
     name, config = resolve_model(preset, settings)
     parts = {part: count for part, count in config.parts().items() if count}
     facts = {
         "preset": name,
+        "kind": kind_of(config),
         "parameters": config.n_params(),
         "parts": parts,
         "flops_per_token": config.flops_per_token(),
@@ -252,7 +260,7 @@ def model_show(
     console.out(
         console.table(
             [
-                ("layers", f"{config.n_layers} of width {config.d_model}, context {config.context_length:,}"),
+                ("layers", f"{_layers(config)} of width {config.d_model}, context {config.context_length:,}"),
                 *(
                     (part, _one_line(to_data(getattr(config, part))))
                     for part in ("attention", "position", "ffn", "norm")
@@ -268,7 +276,7 @@ def model_show(
     )
 
 
-def resolve_model(preset: str, settings: Settings) -> tuple[str, ModelConfig]:
+def resolve_model(preset: str, settings: Settings) -> tuple[str, AnyConfig]:
     """A preset's or a run's name and configuration, changed by settings; ConfigError lists what is wrong."""
     from fabula.config import Typed, merge, nest
     from fabula.model.presets import resolve
@@ -289,6 +297,12 @@ def resolve_model(preset: str, settings: Settings) -> tuple[str, ModelConfig]:
     return name, config
 
 
+def _layers(config: Any) -> str:
+    """The number of layers; of an encoder-decoder those that read and those that write."""
+    both = (getattr(config, "encoder_layers", 0), getattr(config, "decoder_layers", 0))
+    return f"{both[0]} + {both[1]}" if all(both) else str(config.n_layers)
+
+
 def _one_line(table: dict[str, Any]) -> str:
     kind = table.pop("kind")
     return f"{kind} (" + ", ".join(f"{k}={v}" for k, v in table.items()) + ")"
@@ -298,7 +312,8 @@ def _config_of(folder: Path) -> dict[str, Any]:
     from fabula import checkpoint, storage
 
     found: dict[str, Any] = storage.read_json(folder / checkpoint.CONFIG)
-    return found
+    # The preset beside it says of which kind the model is.
+    return {name: value for name, value in found.items() if name != "kind"}
 
 
 def _tokenizer(path: Path) -> Any:

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from fabula import storage
 from fabula.cli import console, overrides
 from fabula.cli.settings import epilogue
+from fabula.cli.tables import example_rows, translation_rows
 from fabula.config import Data, load_toml
 from fabula.progress import stop_on_signals
 from fabula.recipe import run_name
@@ -24,6 +25,9 @@ Runs = Annotated[Path, Parameter(name="--runs", help="the folder of all runs")]
 Name = Annotated[str | None, Parameter(help="the run's name; the recipe's by default")]
 Scale = Annotated[str | None, Parameter(help="one of the recipe's scales, for example cpu")]
 Fresh = Annotated[bool, Parameter(negative=(), help="remove an older run of that name first")]
+
+# Translations that the end of a run shows.
+_EXAMPLES = 5
 
 run = App(name="run", help_epilogue=epilogue(), help_format="plaintext")
 train = App(name="train", help_epilogue=epilogue(), help_format="plaintext")
@@ -155,9 +159,15 @@ def _show(result: Any, json: bool) -> None:
             }
         )
         return
-    for sample in result.samples[:1]:
+    found = result.evaluation.get("translation")
+    if found:
         console.out("")
-        console.out(f"{sample['prompt']}{sample['text']}".strip())
+        console.out(console.table(example_rows(found["examples"][:_EXAMPLES]), ("source", "written", "reference")))
+    else:
+        for sample in result.samples[:1]:
+            console.out("")
+            between = "\n→ " if sample.get("kind") == "translation" else ""
+            console.out(f"{sample['prompt']}{between}{sample['text']}".strip())
     console.out("")
     console.out(console.table(_summary_rows(result)))
 
@@ -170,8 +180,8 @@ def _summary_rows(result: Any) -> list[tuple[str, str]]:
         ("model", f"{model['preset']}, {model['parameters']:,} parameters"),
         (
             "trained on",
-            f"{data['train']['documents']:,} documents, {console.n_bytes(data['train']['bytes'])}, "
-            f"{data['train']['tokens']:,} tokens ({summary['tokenizer']['bytes_per_token']:.2f} bytes each)",
+            f"{data['train']['documents']:,} {data.get('records', 'documents')}, "
+            f"{console.n_bytes(data['train']['bytes'])}, {data['train']['tokens']:,} tokens ({summary['tokenizer']['bytes_per_token']:.2f} bytes each)",
         ),
     ]
     if trained:
@@ -192,6 +202,8 @@ def _summary_rows(result: Any) -> list[tuple[str, str]]:
                 f"({result.evaluation['checkpoint']}, {console.n_bytes(scored['bytes'])} of unseen text)",
             )
         )
+        if "translation" in result.evaluation:
+            rows += translation_rows(result.evaluation["translation"])
         bits, size = data["validation"].get("surprisal_bits"), data["validation"]["bytes"]
         if bits is not None:
             rows.append(

@@ -203,6 +203,8 @@ class _Comparison:
             try:
                 tokenizer, shards = pipeline.prepare(variant.recipe, folder, progress=self.progress, prepared=prepared)
                 _, model = recipe.model_config(variant.recipe, tokenizer.vocab_size)
+                if not isinstance(model, ModelConfig):
+                    raise InputError("only decoders are compared: their budget is counted in rows of the context")
                 pipeline.check_fit(variant.recipe, model, tokenizer, shards)
             except InputError as error:
                 problems.append(f"[{variant.label}] {error}")

@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from fabula.config import Data, setting, to_data
@@ -346,6 +347,15 @@ class Corpus:
             f"{config.source}: of {found:,} documents none is for {missing} with --corpus.validation "
             f"{config.validation:g}; {advice}{other}"
         )
+
+    def pair_bytes(self, most: int = 2000) -> tuple[float, float]:
+        """Bytes of a source and of a target: the mean over the first pairs of the corpus."""
+        sizes = [
+            (len(document.text.encode("utf-8")), len((document.target or "").encode("utf-8")))
+            for _, document in islice(self._read(lambda _: None), most)
+        ]
+        n = max(1, len(sizes))
+        return sum(source for source, _ in sizes) / n, sum(target for _, target in sizes) / n
 
     def estimated_bytes(self) -> int:
         """About how many bytes all documents have, without reading them; for progress and plans."""

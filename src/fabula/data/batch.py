@@ -29,10 +29,6 @@ class Batch:
         """Positions that are predicted."""
         return int((self.targets != IGNORE).sum())
 
-    def inputs(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """What a decoder's `hidden` is given."""
-        return self.tokens, self.positions, self.documents
-
     def rows(self, start: int, stop: int) -> Batch:
         """Some of the rows."""
 

@@ -17,6 +17,7 @@ one half is longer than the context is left out, and counted in `too_long`.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,10 +58,6 @@ class PairBatch:
         """Positions that are predicted."""
         return int((self.targets != IGNORE).sum())
 
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What an encoder-decoder's `hidden` is given."""
-        return self.source, self.source_lengths, self.tokens
-
     def rows(self, start: int, stop: int) -> PairBatch:
         """Some of the rows, without columns that would be padding only."""
         lengths, targets = self.source_lengths[start:stop], self.targets[start:stop]
@@ -77,6 +74,20 @@ class PairBatch:
         moved = [t.to(device.torch, non_blocking=True) for t in (self.source, self.source_lengths)]
         answers = [t.to(device.torch, non_blocking=True) for t in (self.tokens, self.targets)]
         return PairBatch(moved[0], moved[1], answers[0], answers[1])
+
+
+def collate(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], end_of_document: int, padding: int) -> PairBatch:
+    """A batch of pairs given by the ids of source and target, without special ones."""
+    sources = [[*source, end_of_document] for source, _ in pairs]
+    tokens = [[end_of_document, *target] for _, target in pairs]
+    targets = [[*target, end_of_document] for _, target in pairs]
+    lengths = torch.tensor([len(source) for source in sources])
+    return PairBatch(_padded(sources, padding), lengths, _padded(tokens, padding), _padded(targets, IGNORE))
+
+
+def _padded(rows: list[list[int]], padding: int) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([row + [padding] * (width - len(row)) for row in rows])
 
 
 class PairLoader(Batches[PairBatch]):
@@ -111,10 +122,6 @@ class PairLoader(Batches[PairBatch]):
     def target_bytes(self) -> int:
         """Bytes of the targets of one epoch."""
         return int(self.split.document_bytes[2 * self.pairs + 1].sum())
-
-    def bytes_of(self, pairs: Ids) -> int:
-        """Bytes of the targets of some pairs."""
-        return int(self.split.document_bytes[2 * pairs + 1].sum())
 
     def batch(self, position: int, rows: int) -> PairBatch:
         """The rows `position` .. `position + rows` of the run."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fabula.config import Data
 from fabula.data.batch import Batch
@@ -98,7 +99,7 @@ def score_rows(
             n_bytes = int(lengths[batch.targets[batch.targets != IGNORE]].sum())
             moved = batch.to(device)
             with device.autocast():
-                hidden = model.hidden(*moved.inputs())
+                hidden = _hidden(model, moved)
                 nats = token_nll(
                     hidden.flatten(0, 1),
                     model.head_weight.to(hidden.dtype),
@@ -112,6 +113,15 @@ def score_rows(
     finally:
         model.train(was_training)
     return total
+
+
+def _hidden(model: Decoder | EncoderDecoder, batch: Batch | PairBatch) -> Tensor:
+    """The last hidden states of a batch; a model is given batches of its own kind."""
+    if isinstance(model, EncoderDecoder):
+        assert isinstance(batch, PairBatch)
+        return model.hidden(batch.source, batch.source_lengths, batch.tokens)
+    assert isinstance(batch, Batch)
+    return model.hidden(batch.tokens, batch.positions, batch.documents)
 
 
 def score_documents(

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fabula import faults
 from fabula.config import Data
 from fabula.corpus.document import Quarantined
-from fabula.corpus.readers import Reading
 from fabula.corpus.run import CorpusConfig
 from fabula.corpus.sources import Source, find
+from fabula.data.pairs import PairLoader
 from fabula.data.shards import Split
 from fabula.device import Device
-from fabula.errors import SourceError
+from fabula.errors import InputError, SourceError
+from fabula.evaluate import translation
 from fabula.evaluate.config import EvaluateConfig
 from fabula.evaluate.intrinsic import Score, score_documents
-from fabula.model.decoder import Decoder
+from fabula.evaluate.translation import Pair, PairEvaluation
+from fabula.model.encdec import EncoderDecoder
+from fabula.model.kinds import AnyModel
 from fabula.progress import Progress, StopFlag
 from fabula.tokenizer.base import Tokenizer
 
@@ -57,23 +61,26 @@ class _Text:
 
 def run(
     config: EvaluateConfig,
-    model: Decoder,
+    model: AnyModel,
     tokenizer: Tokenizer,
     on: str,
     corpus: CorpusConfig,
     device: Device,
     progress: Progress,
     stop: StopFlag,
-) -> Evaluation:
+) -> Evaluation | PairEvaluation:
     """Score every document of a source, every byte of it once.
 
     The source is read as a corpus is (`corpus` says how it is cut into documents), but nothing is split off or
-    dropped as a duplicate. The hash is over the documents' lengths and bytes.
+    dropped as a duplicate. The hash is over the documents' lengths and bytes. An encoder-decoder is given pairs.
     """
-    reading = Reading(
-        "blank" if corpus.split == "auto" else corpus.split, corpus.marker, corpus.document_bytes, corpus.text_field
-    )
-    sources = find(on, reading, corpus.split, corpus.documents, corpus.seed)
+    if isinstance(model, EncoderDecoder) != (corpus.pair is not None):
+        what = "reads pairs" if corpus.pair is None else "is decoder-only and reads texts"
+        way = "give --source-field and --target-field" if corpus.pair is None else "leave out the fields of pairs"
+        raise InputError(f"{on}: the model {what}; {way}")
+    sources = find(on, corpus.reading(), corpus.split, corpus.documents, corpus.seed)
+    if isinstance(model, EncoderDecoder):
+        return _run_on_pairs(config, model, tokenizer, on, sources, device, progress, stop)
     text = _Text(sources, tokenizer, stop)
     total = sum(source.estimated_bytes() for source in sources)
     with progress.task("scoring", total, "bytes") as task:
@@ -92,16 +99,44 @@ def run(
     return Evaluation(on, score, text.hash.hexdigest(), len(text.rejected))
 
 
+def _run_on_pairs(
+    config: EvaluateConfig,
+    model: EncoderDecoder,
+    tokenizer: Tokenizer,
+    on: str,
+    sources: list[Source],
+    device: Device,
+    progress: Progress,
+    stop: StopFlag,
+) -> PairEvaluation:
+    rejected: list[Quarantined] = []
+    pairs = []
+    for source in sources:
+        for document in source.documents(rejected.append):
+            stop.check("evaluating")
+            if document.target:
+                ids = [tuple(tokenizer.encode(text)) for text in document.texts]
+                pairs.append(Pair(ids[0], ids[1], len(document.target.encode("utf-8"))))
+    if not pairs:
+        raise SourceError(f"{on}: no pairs to score ({len(rejected):,} records could not be read)")
+    return translation.run(config, model, tokenizer, pairs, device, progress, stop, name=on, quarantined=len(rejected))
+
+
 def run_on_split(
     config: EvaluateConfig,
-    model: Decoder,
+    model: AnyModel,
     tokenizer: Tokenizer,
     split: Split,
     device: Device,
     progress: Progress,
     stop: StopFlag,
-) -> Evaluation:
-    """Score the validation split of a run's own data: its first documents, up to `validation_bytes`."""
+) -> Evaluation | PairEvaluation:
+    """Score the validation split of a run's own data: its first documents, up to `validation_bytes`.
+
+    Of pairs the bytes are the targets', and as many pairs as have about so many are spread evenly over the split.
+    """
+    if isinstance(model, EncoderDecoder):
+        return _run_on_split_of_pairs(config, model, tokenizer, split, device, progress, stop)
     digest = hashlib.sha256()
 
     def documents() -> Iterator[tuple[list[int], int]]:
@@ -128,3 +163,25 @@ def run_on_split(
             tokenizer.special.begin,
         )
     return Evaluation("validation split", score, digest.hexdigest())
+
+
+def _run_on_split_of_pairs(
+    config: EvaluateConfig,
+    model: EncoderDecoder,
+    tokenizer: Tokenizer,
+    split: Split,
+    device: Device,
+    progress: Progress,
+    stop: StopFlag,
+) -> PairEvaluation:
+    loader = PairLoader(split, model.config.context_length, 0, tokenizer.special.padding)
+    share = config.validation_bytes / max(1, loader.target_bytes) if config.validation_bytes else 1.0
+    most = max(1, math.ceil(loader.n_rows * min(1.0, share)))
+    sizes = split.document_bytes
+    pairs = []
+    # In the split's order, so that what is shown is a fair mixture of lengths.
+    for number in sorted(loader.fixed(most).tolist()):
+        source, target = loader.ids(number)
+        pairs.append(Pair(tuple(source), tuple(target), int(sizes[2 * number + 1])))
+    made = translation.run(config, model, tokenizer, pairs, device, progress, stop, name="validation split")
+    return replace(made, too_long=loader.too_long)

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fabula.device import Device
-from fabula.errors import PromptError
+from fabula.errors import InputError, PromptError
 from fabula.generate.config import GenerateConfig
-from fabula.generate.engine import Engine, Reason
+from fabula.generate.engine import Engine, Reason, Token
 from fabula.generate.text import TextStream
-from fabula.model.decoder import Decoder
+from fabula.generate.translate import Translator
+from fabula.model.encdec import EncoderDecoder
+from fabula.model.kinds import AnyModel
 from fabula.tokenizer.base import Tokenizer
 
 
@@ -37,20 +39,15 @@ class Generation:
 
 
 def stream(
-    model: Decoder, tokenizer: Tokenizer, prompt: str, config: GenerateConfig, device: Device, cached: bool = True
+    model: AnyModel, tokenizer: Tokenizer, prompt: str, config: GenerateConfig, device: Device, cached: bool = True
 ) -> Iterator[Piece]:
     """The continuation of a prompt, piece by piece, in complete characters.
 
-    The model reads the end-of-document id and then the prompt, as every document began in training.
+    A decoder reads the end-of-document id and then the prompt, as every document began in training. An encoder-decoder
+    reads the prompt and the id that ends it, and writes what belongs to it: its translation, say.
     """
-    ids = encode_prompt(tokenizer, prompt)
-    engine = Engine(model, tokenizer.special.end_of_document, device, cached)
-    try:
-        engine.check(len(ids))
-    except PromptError as error:
-        raise PromptError(f"{error}; it is {len(prompt):,} characters long") from None
     text = TextStream(config.stop)
-    for token in engine.stream(ids, config.max_new_tokens, config):
+    for token in _tokens(model, tokenizer, prompt, config, device, cached):
         shown = text.feed(tokenizer.decode_bytes([token.id]))
         reason: Reason | None = "stop" if text.stopped else token.finish
         if reason is not None:
@@ -62,8 +59,27 @@ def stream(
             return
 
 
+def _tokens(
+    model: AnyModel, tokenizer: Tokenizer, prompt: str, config: GenerateConfig, device: Device, cached: bool
+) -> Iterator[Token]:
+    if config.beams > 1 and not isinstance(model, EncoderDecoder):
+        raise InputError(f"beams={config.beams}: only an encoder-decoder is searched with beams so far; use beams = 1")
+    end, ids = tokenizer.special.end_of_document, encode_prompt(tokenizer, prompt)
+    try:
+        if isinstance(model, EncoderDecoder):
+            translator = Translator(model, end, device, cached)
+            source = [*ids[1:], end]
+            translator.check(len(source))
+            return translator.stream(source, config)
+        engine = Engine(model, end, device, cached)
+        engine.check(len(ids))
+        return engine.stream(ids, config.max_new_tokens, config)
+    except PromptError as error:
+        raise PromptError(f"{error}; it is {len(prompt):,} characters long") from None
+
+
 def run(
-    model: Decoder, tokenizer: Tokenizer, prompt: str, config: GenerateConfig, device: Device, cached: bool = True
+    model: AnyModel, tokenizer: Tokenizer, prompt: str, config: GenerateConfig, device: Device, cached: bool = True
 ) -> Generation:
     """The whole continuation of a prompt."""
     pieces = list(stream(model, tokenizer, prompt, config, device, cached))

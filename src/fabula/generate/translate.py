@@ -37,8 +37,8 @@ class Translator:
             raise PromptError("the source has no ids: end it with the end-of-document id")
         if n_source > self.context_length:
             raise PromptError(
-                f"the text has {n_source:,} tokens, the model's context holds {self.context_length:,}: shorten it by at "
-                f"least {n_source - self.context_length:,} tokens, or translate its sentences one by one"
+                f"the text has {n_source:,} tokens, the model's context holds {self.context_length:,}: shorten it by "
+                f"at least {n_source - self.context_length:,} tokens, or translate its sentences one by one"
             )
 
     def stream(self, source: Sequence[int], config: GenerateConfig) -> Iterator[Token]:

@@ -15,10 +15,11 @@ from fabula.config import Data, collect, merge, to_data
 from fabula.errors import InputError
 from fabula.model.attention import GroupedQueryAttention
 from fabula.model.config import ModelConfig
+from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.ffn import GegluFFN, GeluFFN, ReluFFN, SwigluFFN
 from fabula.model.init import InitConfig
 from fabula.model.norms import LayerNormConfig, RMSNormConfig
-from fabula.model.positions import LearnedPositions, Rope
+from fabula.model.positions import LearnedPositions, RelativePositions, Rope, SinusoidalPositions
 from fabula.model.spans import Sliding
 from fabula.registry import Registry
 
@@ -27,7 +28,7 @@ from fabula.registry import Registry
 class Preset:
     """A model with a name; `n_params` is written down here and asserted against the configuration."""
 
-    config: ModelConfig
+    config: ModelConfig | EncoderDecoderConfig
     n_params: int
     source: str
 
@@ -255,7 +256,63 @@ presets.add(
 )
 
 
-def resolve(section: Mapping[str, Any], problems: list[str]) -> tuple[str, ModelConfig | None]:
+presets.add(
+    "nima-transformer",
+    Preset(
+        EncoderDecoderConfig(
+            vocab_size=8192,
+            context_length=512,
+            d_model=512,
+            encoder_layers=6,
+            decoder_layers=6,
+            attention=_biased_heads(8),
+            position=SinusoidalPositions(),
+            ffn=ReluFFN(d_ff=2048, bias=True),
+            norm=LayerNormConfig(eps=1e-5),
+            placement="post",
+            final_norm=False,
+            embedding_scale="sqrt_width",
+            shared_embedding=False,
+            tied=False,
+            head_bias=True,
+            dropout=0.1,
+            # Times the root of the width the embedding has the amplitude of the positions added to it.
+            init=InitConfig(linear="fan_in", embedding_std=512**-0.5, output="same"),
+        ),
+        # 18 attentions of 4 (512 x 512 + 512), 12 networks of 2 x 512 x 2048 + 2048 + 512, 30 norms of 2 x 512.
+        44_138_496 + 512 * (8192 + 8192) + 513 * 8192,
+        "Nima, encoder-decoder: 44,138,496 + 512 a source token + 1,025 a target token",
+    ),
+)
+
+
+def _translate(
+    n_params: int, *, d_model: int, layers: tuple[int, int], n_heads: int, d_ff: int, vocab: int, context: int
+) -> Preset:
+    config = EncoderDecoderConfig(
+        vocab_size=vocab,
+        context_length=context,
+        d_model=d_model,
+        encoder_layers=layers[0],
+        decoder_layers=layers[1],
+        attention=GroupedQueryAttention(n_heads=n_heads, n_kv_heads=n_heads, head_dim=64, scale=1.0),
+        position=RelativePositions(n_buckets=32, max_distance=128),
+        ffn=GegluFFN(d_ff=d_ff, tanh=True),
+        norm=RMSNormConfig(eps=1e-6),
+        tied=True,
+        head_scale="inverse_sqrt_width",
+        init=InitConfig(linear="fan_in", embedding_std=1.0, output="zero"),
+    )
+    return Preset(config, n_params, "the shape of T5 1.1 (arXiv:1910.10683, arXiv:2002.05202), tied")
+
+
+presets.add(
+    "fabula-translate-4m",
+    _translate(0, d_model=192, layers=(4, 4), n_heads=3, d_ff=512, vocab=4096, context=128),
+)
+
+
+def resolve(section: Mapping[str, Any], problems: list[str]) -> tuple[str, ModelConfig | EncoderDecoderConfig | None]:
     """A recipe's [model] section as (preset name, configuration); what is wrong is appended to `problems`.
 
     The section is a preset's name and whatever differs from it. Changing the `kind` of a part keeps those of the
@@ -268,19 +325,20 @@ def resolve(section: Mapping[str, Any], problems: list[str]) -> tuple[str, Model
     except InputError as error:
         problems.append(f"model.preset: {error}")
         return name, None
-    fields = {f.name: f for f in dataclasses.fields(ModelConfig)}
+    cls = type(presets.get(name).config)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
     for key, value in over.items():
         if key in fields and isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            over[key] = _with_kept(base[key], value, key)
-    return name, collect(ModelConfig, merge(base, over), "model", problems)
+            over[key] = _with_kept(cls, base[key], value, key)
+    return name, collect(cls, merge(base, over), "model", problems)
 
 
-def _with_kept(old: Data, new: Mapping[str, Any], key: str) -> Data:
+def _with_kept(cls: type, old: Data, new: Mapping[str, Any], key: str) -> Data:
     """`new`, with those values of `old` that a changed kind still has a field for."""
     kind = str(new.get("kind", old.get("kind", "")))
     if "kind" not in old or kind == old["kind"]:
         return dict(new)
-    families = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
+    families = {f.name: f.type for f in dataclasses.fields(cls)}
     registry = _variants(str(families[key]))
     if registry is None or kind not in registry:
         return dict(new)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fabula.config import Data
-from fabula.model.config import ModelConfig
+from fabula.model.kinds import AnyConfig
 
 
-def state_bytes(model: ModelConfig, optimizer: str) -> int:
+def state_bytes(model: AnyConfig, optimizer: str) -> int:
     """Weights, gradients and moments in float32: 16 bytes a parameter, 12 for the matrices that Muon trains."""
     parts = model.parts()
-    muon = parts["attention"] + parts["ffn"] if optimizer == "muon" else 0
+    muon = parts["attention"] + parts.get("cross-attention", 0) + parts["ffn"] if optimizer == "muon" else 0
     return 16 * model.n_params() - 4 * muon
 
 
@@ -70,7 +70,7 @@ class Estimate:
 
 
 def estimate(
-    model: ModelConfig,
+    model: AnyConfig,
     *,
     optimizer: str,
     steps: int,
@@ -79,11 +79,16 @@ def estimate(
     step_seconds: float,
     overhead_seconds: float,
     peak_flops: float,
+    row_tokens: float = 0.0,
 ) -> Estimate:
-    """Price a run. `overhead_seconds` is what evaluation, samples and saves take beside the steps."""
+    """Price a run. `overhead_seconds` is what evaluation, samples and saves take beside the steps.
+
+    `row_tokens` are the predictions of a row, where these are not context_length (0).
+    """
     parameters = model.n_params()
-    tokens_per_step = batch_rows * model.context_length
-    per_token = model.training_flops_per_token()
+    tokens_per_step = round(batch_rows * (row_tokens or model.context_length))
+    length = max(1, round(row_tokens)) if row_tokens else model.context_length
+    per_token = 3 * model.flops_per_token(length)
     state = state_bytes(model, optimizer)
     return Estimate(
         parameters=parameters,
@@ -102,7 +107,7 @@ def estimate(
         # Weights and moments; the gradient is not saved.
         checkpoint_bytes=state - 4 * parameters,
         cache_bytes=model.cache_bytes(),
-        head_share=2 * model.d_model * model.vocab_size / model.flops_per_token(),
+        head_share=2 * model.d_model * model.vocab_size / model.flops_per_token(length),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fabula.config import Data
-from fabula.model.config import ModelConfig
+from fabula.model.kinds import AnyConfig
 from fabula.plan.estimate import Estimate, advice, estimate
 from fabula.plan.hardware import Machine
 
@@ -14,11 +14,12 @@ from fabula.plan.hardware import Machine
 class PlanConfig:
     """What a plan is about. Times in seconds, measured on this machine."""
 
-    model: ModelConfig
+    model: AnyConfig
     optimizer: str
     steps: int
     batch_rows: int
     micro_rows: int = 0  # rows that are computed at once
+    row_tokens: float = 0.0  # predictions in a row; 0: context_length
     epoch_tokens: int  # tokens of one pass over the training text
     step_seconds: float
     overhead_seconds: float
@@ -59,6 +60,7 @@ def run(config: PlanConfig, machine: Machine) -> Plan:
         step_seconds=config.step_seconds,
         overhead_seconds=config.overhead_seconds,
         peak_flops=machine.matmul_flops,
+        row_tokens=config.row_tokens,
     )
     # The best one, the newest ones, and one that is being written.
     disk = config.data_bytes + (config.kept_checkpoints + 2) * made.checkpoint_bytes

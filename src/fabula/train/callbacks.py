@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from fabula import faults, storage
 from fabula.config import Data
 from fabula.data.loader import Loader
+from fabula.data.pairs import PairLoader
 from fabula.device import Device, peak_memory_bytes
 from fabula.evaluate.intrinsic import Score, score_rows
 from fabula.generate.config import GenerateConfig
 from fabula.generate.run import stream
 from fabula.model.decoder import Decoder
+from fabula.model.encdec import EncoderDecoder
 from fabula.progress import StopFlag, Task
 from fabula.tokenizer.base import Tokenizer
 from fabula.train.trainer import Callback, StepRecord, Trainer
@@ -171,7 +173,7 @@ class Evaluate(Callback):
     def __init__(
         self,
         steps: Container[int],
-        loader: Loader,
+        loader: Loader | PairLoader,
         starts: NDArray[np.int64],
         batch_rows: int,
         byte_lengths: NDArray[np.int64],
@@ -231,13 +233,24 @@ class Evaluate(Callback):
 
 
 class Samples(Callback):
-    """Continues the same prompts at given steps and writes the texts down."""
+    """Continues the same prompts at given steps and writes the texts down.
+
+    An encoder-decoder's prompts are sources; without any in the recipe it is given `examples`, sources of the
+    validation split whose references stand beside what it writes.
+    """
 
     def __init__(
-        self, steps: Container[int], tokenizer: Tokenizer, config: GenerateConfig, path: Path, stop: StopFlag
+        self,
+        steps: Container[int],
+        tokenizer: Tokenizer,
+        config: GenerateConfig,
+        path: Path,
+        stop: StopFlag,
+        examples: Sequence[tuple[str, list[str]]] = (),
     ) -> None:
         self.steps, self.tokenizer, self.config, self.path, self.stop = steps, tokenizer, config, path, stop
-        self.prompts = config.prompts or ("",)
+        self.references = {} if config.prompts else dict(examples)
+        self.prompts = config.prompts or tuple(self.references) or ("",)
         self.newest: list[Data] = []
 
     def on_start(self, trainer: Trainer) -> None:
@@ -255,7 +268,7 @@ class Samples(Callback):
 
     def draw(self, trainer: Trainer) -> None:
         """Continue every prompt; Stopped between two tokens when a signal came."""
-        assert isinstance(trainer.model, Decoder)
+        assert isinstance(trainer.model, (Decoder, EncoderDecoder))
         self.newest = []
         for prompt in self.prompts:
             pieces = []
@@ -272,6 +285,10 @@ class Samples(Callback):
                 "temperature": self.config.temperature,
                 "seed": self.config.seed,
             }
+            if prompt in self.references:
+                line["references"] = self.references[prompt]
+            if isinstance(trainer.model, EncoderDecoder):
+                line["kind"] = "translation"
             self.newest.append(line)
             storage.append_json_line(self.path, line)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from fabula import checkpoint as checkpoints
 from fabula import storage
 from fabula.data.loader import Loader
+from fabula.data.pairs import PairLoader
 from fabula.errors import DivergedError
 from fabula.progress import Progress
 from fabula.train.trainer import Callback, StepRecord, Trainer
@@ -26,7 +27,7 @@ class Holding(Callback):
 class Guard(Callback):
     """Writes down every step that was not applied; too many in a row that are not finite end the run."""
 
-    def __init__(self, path: Path, most: int, loader: Loader, progress: Progress) -> None:
+    def __init__(self, path: Path, most: int, loader: Loader | PairLoader, progress: Progress) -> None:
         self.path, self.most, self.loader, self.progress = path, most, loader, progress
 
     def on_start(self, trainer: Trainer) -> None:

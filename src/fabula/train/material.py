@@ -20,6 +20,7 @@ from fabula.data.shards import Shards
 from fabula.errors import InputError
 from fabula.model.config import ModelConfig
 from fabula.model.encdec import EncoderDecoderConfig
+from fabula.model.kinds import AnyConfig
 from fabula.tokenizer.base import Tokenizer
 from fabula.train.config import TrainConfig
 
@@ -51,28 +52,17 @@ def step_rows(config: TrainConfig, row_tokens: float) -> int:
     return max(1, round(config.batch_tokens / row_tokens) if row_tokens % 1 else config.batch_tokens // int(row_tokens))
 
 
-def material(
-    config: TrainConfig, model: ModelConfig | EncoderDecoderConfig, tokenizer: Tokenizer, shards: Shards, seed: int
-) -> Material:
+def material(config: TrainConfig, model: AnyConfig, tokenizer: Tokenizer, shards: Shards, seed: int) -> Material:
     """What a model of that kind learns from; InputError when the shards are of the other kind."""
     if isinstance(model, EncoderDecoderConfig) != shards.pairs:
-        raise InputError(mismatch(isinstance(model, EncoderDecoderConfig)))
+        # A recipe is refused before it comes to this.
+        raise InputError(
+            f"{shards.folder}: the records there are {'pairs' if shards.pairs else 'texts'}, which this kind of model "
+            "does not learn from; prepare other data, or choose another --model.preset"
+        )
     if isinstance(model, EncoderDecoderConfig):
         return _pairs(config, model, tokenizer, shards, seed)
     return _texts(config, model, shards, seed)
-
-
-def mismatch(translates: bool) -> str:
-    """What is wrong with a model of one kind and a corpus of the other, and what to do."""
-    if translates:
-        return (
-            "the model reads one text and writes another, but the corpus has no pairs: name the two fields of a record "
-            "(corpus.source_field, corpus.target_field), or choose a decoder-only model (model.preset)"
-        )
-    return (
-        "the corpus has pairs, but the model is decoder-only: choose one that translates (model.preset = "
-        '"fabula-translate-4m"), or leave out corpus.source_field and corpus.target_field'
-    )
 
 
 def _texts(config: TrainConfig, model: ModelConfig, shards: Shards, seed: int) -> Material:
@@ -110,7 +100,8 @@ def _pairs(
                 f"{side.too_long:,} pairs of the {side.name} split are longer than the context of {context:,} tokens "
                 "and are left out; raise --model.context_length to keep them"
             )
-    sizes = [(_size(batch := loader.batch(n * rows, rows)), batch) for n in range(min(_LOOKED_AT, loader.n_rows))]
+    batches = [loader.batch(n * rows, rows) for n in range(min(_LOOKED_AT, -(-loader.n_rows // rows)))]
+    sizes = [(_size(batch), batch) for batch in batches]
     mean = sum(size for size, _ in sizes) / len(sizes)
     return Material(
         loader=loader,

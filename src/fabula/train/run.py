@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from math import log
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +23,22 @@ from fabula import faults, storage
 from fabula.checkpoint import RunFolder
 from fabula.config import Data
 from fabula.data.batch import Batch
-from fabula.data.loader import Loader, validation_rows
+from fabula.data.pairs import PairBatch
 from fabula.data.shards import Shards
 from fabula.device import Device, choose, environment, seed_everything
 from fabula.errors import DamagedError, PromptError
 from fabula.generate.config import GenerateConfig
 from fabula.generate.run import encode_prompt
-from fabula.model.config import ModelConfig
-from fabula.model.decoder import Decoder
+from fabula.model.encdec import EncoderDecoderConfig
+from fabula.model.kinds import AnyConfig, AnyModel, build_model
 from fabula.progress import Progress, StopFlag
 from fabula.tokenizer.base import Tokenizer
 from fabula.train.budget import Budget, parse_budget, steps_for
 from fabula.train.callbacks import Bar, Evaluate, Latest, Metrics, Samples, Settle, Watch, milestones
 from fabula.train.config import TrainConfig
 from fabula.train.guard import Guard, Holding
-from fabula.train.objective import NextToken
+from fabula.train.material import material, step_rows
+from fabula.train.objective import NextToken, SequenceToSequence
 from fabula.train.saving import Save
 from fabula.train.speed import Speed, measure
 from fabula.train.trainer import Callback, Trainer
@@ -72,7 +72,7 @@ class TrainResult:
 
 def run(
     config: TrainConfig,
-    model_config: ModelConfig,
+    model_config: AnyConfig,
     tokenizer: Tokenizer,
     shards: Shards,
     run_folder: Path,
@@ -87,24 +87,24 @@ def run(
     folder = RunFolder(run_folder)
     shards.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
     device = choose(config.device, config.threads)
+    made = material(config, model_config, tokenizer, shards, seed)
     resumed = checkpoints.newest_sound(run_folder, progress.note)
     _require_disk(folder, model_config, config.keep)
     seed_everything(seed)
-    model = Decoder(model_config).to(device.torch)
+    model = build_model(model_config).to(device.torch)
     progress.note(model.choose_path(device.name, config.isolate_documents))
-    loader = Loader(shards.train, model_config.context_length, seed, config.isolate_documents)
-    checker = Loader(shards.validation, model_config.context_length, seed, config.isolate_documents)
     byte_lengths = np.array(tokenizer.byte_lengths(), dtype=np.int64)
     check_prompts(sampling, tokenizer, model_config.context_length)
     if resumed is None:
         with progress.task("measuring this machine", None, "") as _:
-            rows = max(1, config.batch_tokens // model_config.context_length)
-            everything = validation_rows(shards.validation, model_config.context_length)
-            scored = checker.rows_at(everything[:rows])
+            everything = made.fixed(None)
+            scored = made.checker.rows_at(everything[: made.rows])
             faults.point("train.measuring")
             stop.check("measuring this machine")
-            speed = _speed(config, model_config, loader.batch(0, rows), scored, byte_lengths, device, stop)
-            plan = make_plan(config, model_config, speed, loader.n_rows, len(everything), sampling)
+            speed = _speed(config, model_config, made.typical, scored, byte_lengths, device, stop)
+            plan = make_plan(
+                config, model_config, speed, made.loader.n_rows, len(everything), sampling, made.row_tokens
+            )
         seed_everything(seed)
     else:
         state, tensors = checkpoints.trainer_state(resumed)
@@ -118,22 +118,24 @@ def run(
             )
     for name, rule in plan.rules.items():
         progress.note(f"{name}: {rule}")
+    for sentence in made.notes:
+        progress.note(sentence)
 
     latest, watch = Latest(), Watch()
-    factor = shards.train.n_tokens / max(1, shards.train.n_bytes) / log(2)
-    starts = validation_rows(shards.validation, model_config.context_length, plan.evaluation_rows)
+    factor = made.bits_per_token_byte
+    starts = made.fixed(plan.evaluation_rows)
     # A time budget has no milestones until its steps are settled, within the first minute.
     settling = resumed is None and plan.seconds > 0
     marks = set() if settling else set(plan.milestones)
-    samples = Samples(marks, tokenizer, sampling, folder.samples, stop)
-    evaluate = Evaluate(marks, checker, starts, plan.batch_rows, byte_lengths, folder.metrics, latest, stop)
+    samples = Samples(marks, tokenizer, sampling, folder.samples, stop, made.examples)
+    evaluate = Evaluate(marks, made.checker, starts, plan.batch_rows, byte_lengths, folder.metrics, latest, stop)
     stored = asdict(plan)
     save_facts = {**facts, "environment": environment(device)}
     save = Save(marks, folder, tokenizer, config, save_facts, latest, progress, stored)
     callbacks: list[Callback] = [
         Holding(folder.root),
         Metrics(folder.metrics, config.log_every, factor, plan.steps),
-        Guard(folder.unapplied, config.unapplied, loader, progress),
+        Guard(folder.unapplied, config.unapplied, made.loader, progress),
         evaluate,
         samples,
         watch,
@@ -149,7 +151,7 @@ def run(
             plan = settled(plan, steps, step_seconds, config)
             marks.update(plan.milestones)
             stored.update(asdict(plan))
-            evaluate.starts = validation_rows(shards.validation, model_config.context_length, plan.evaluation_rows)
+            evaluate.starts = made.fixed(plan.evaluation_rows)
             task.resize(steps)
             progress.note(f"train.steps: {plan.rules['train.steps']}")
 
@@ -157,10 +159,10 @@ def run(
             callbacks.insert(0, Settle(plan.seconds, plan.step_seconds, settle))
         trainer = Trainer(
             model=model,
-            objective=NextToken(),
+            objective=SequenceToSequence() if shards.pairs else NextToken(),
             optimizers=config.optimizer.build(model),
             schedule=config.schedule,
-            source=loader,
+            source=made.loader,
             steps=plan.steps,
             batch_rows=plan.batch_rows,
             micro_rows=plan.micro_rows,
@@ -177,7 +179,7 @@ def run(
         trainer.fit()
     result = {
         **watch.facts,
-        "epochs": trainer.position / loader.n_rows,
+        "epochs": trainer.position / made.loader.n_rows,
         "best_step": latest.best_step,
         "last_step": trainer.step,
         "validation": None if latest.score is None else latest.score.to_data(),
@@ -200,7 +202,7 @@ def check_prompts(sampling: GenerateConfig, tokenizer: Tokenizer, context: int) 
 
 def _resume(
     trainer: Trainer,
-    model: Decoder,
+    model: AnyModel,
     checkpoint: checkpoints.Checkpoint,
     state: Data,
     tensors: dict[str, Any],
@@ -226,7 +228,7 @@ def _readable(checkpoint: checkpoints.Checkpoint) -> Iterator[None]:
         ) from None
 
 
-def _require_disk(folder: RunFolder, model_config: ModelConfig, keep: int) -> None:
+def _require_disk(folder: RunFolder, model_config: AnyConfig, keep: int) -> None:
     """MachineError before the run when its checkpoints would not fit: the newest, the best, one being written."""
     # Weights and two moments in float32 is the most that an optimizer keeps; what is already there needs no more room.
     one = 12 * model_config.n_params() + (1 << 20)
@@ -237,12 +239,32 @@ def _require_disk(folder: RunFolder, model_config: ModelConfig, keep: int) -> No
 
 
 def rehearse(
-    config: TrainConfig, model_config: ModelConfig, sampling: GenerateConfig, epoch_tokens: int, device: Device
+    config: TrainConfig,
+    model_config: AnyConfig,
+    sampling: GenerateConfig,
+    epoch_tokens: int,
+    device: Device,
+    pair_tokens: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[Plan, Speed]:
-    """The plan of a run whose data does not exist yet: real steps on made-up ids of an epoch of `epoch_tokens`."""
-    context = model_config.context_length
-    rows = max(1, config.batch_tokens // context)
-    ids = torch.randint(model_config.vocab_size, (rows, context + 1), generator=torch.Generator().manual_seed(0))
+    """The plan of a run whose data does not exist yet: real steps on made-up ids of an epoch of `epoch_tokens`.
+
+    Of pairs these are those of the targets; `pair_tokens` are the mean lengths of a source and a target.
+    """
+    context, generator = model_config.context_length, torch.Generator().manual_seed(0)
+    batch: Batch | PairBatch
+    if isinstance(model_config, EncoderDecoderConfig):
+        row_tokens = min(pair_tokens[1], context)
+        rows = step_rows(config, row_tokens)
+        widths = [max(2, min(context, round(n))) for n in pair_tokens]
+        source, target = (torch.randint(model_config.vocab_size, (rows, n), generator=generator) for n in widths)
+        batch = PairBatch(source, torch.full((rows,), widths[0]), target, target)
+        ones = np.ones(model_config.vocab_size, dtype=np.int64)
+        speed = _speed(config, model_config, batch, batch, ones, device, StopFlag())
+        epoch_rows = max(1, round(epoch_tokens / row_tokens))
+        plan = make_plan(config, model_config, speed, epoch_rows, max(1, epoch_rows // 20), sampling, row_tokens)
+        return plan, speed
+    rows = step_rows(config, context)
+    ids = torch.randint(model_config.vocab_size, (rows, context + 1), generator=generator)
     batch = Batch(ids[:, :-1], ids[:, 1:])
     if config.isolate_documents:
         batch = Batch(ids[:, :-1], ids[:, 1:], torch.arange(context).repeat(rows, 1), torch.zeros(rows, context).long())
@@ -254,9 +276,9 @@ def rehearse(
 
 def _speed(
     config: TrainConfig,
-    model_config: ModelConfig,
-    batch: Batch,
-    scored: Batch,
+    model_config: AnyConfig,
+    batch: Batch | PairBatch,
+    scored: Batch | PairBatch,
     lengths: Lengths,
     device: Device,
     stop: StopFlag,
@@ -286,32 +308,38 @@ def settled(plan: Plan, steps: int, step_seconds: float, config: TrainConfig) ->
 
 def make_plan(
     config: TrainConfig,
-    model_config: ModelConfig,
+    model_config: AnyConfig,
     speed: Speed,
     epoch_rows: int,
     validation_rows: int,
     sampling: GenerateConfig,
+    row_tokens: float = 0.0,
 ) -> Plan:
-    """Fix the number of steps, the validation set and the milestones of a run."""
+    """Fix the number of steps, the validation set and the milestones of a run.
+
+    A row has `row_tokens` predictions on average; 0: context_length.
+    """
     context = model_config.context_length
-    rows = max(1, config.batch_tokens // context)
+    row_tokens = row_tokens or context
+    rows = step_rows(config, row_tokens)
+    step_tokens, epoch_tokens = round(rows * row_tokens), round(epoch_rows * row_tokens)
     budget = parse_budget(config.budget)
     pause = config.checkpoints * speed.pause(sampling, context)
     net = 0.0
     if budget.unit == "seconds":
         # What evaluation, samples and saves will take is set aside first; the rest is steps.
         net = max(budget.amount * 0.5, budget.amount * (1 - config.evaluation_share) - pause)
-        steps, rule = steps_for(Budget(net, "seconds"), rows * context, epoch_rows * context, speed.step)
+        steps, rule = steps_for(Budget(net, "seconds"), step_tokens, epoch_tokens, speed.step)
         rule += f"; {budget.amount - net:,.0f} s of {budget.amount:,.0f} s set aside for evaluation, samples and saving"
     else:
-        steps, rule = steps_for(budget, rows * context, epoch_rows * context, None)
+        steps, rule = steps_for(budget, step_tokens, epoch_tokens, None)
     marks = milestones(steps, config.checkpoints)
     affordable = int(config.evaluation_share * steps * speed.step / len(marks) / speed.evaluation_row)
     evaluated = max(1, min(validation_rows, config.evaluation_rows or affordable))
     share = "given" if config.evaluation_rows else f"at most {config.evaluation_share:.0%} of the training time"
     rules = {
         "train.steps": f"{steps:,}: {rule}",
-        "train.epochs": f"{steps * rows / epoch_rows:.2f} passes over {epoch_rows * context:,} training tokens",
+        "train.epochs": f"{steps * rows / epoch_rows:.2f} passes over {epoch_tokens:,} training tokens",
         "train.evaluation_rows": f"{evaluated:,} of {validation_rows:,} validation rows, {len(marks)} times: {share}",
     }
     # Fewer rows at once than were asked for, where memory has already shown to be short.

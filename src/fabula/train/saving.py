@@ -10,6 +10,7 @@ from fabula import faults, storage
 from fabula.config import Data
 from fabula.errors import MachineError
 from fabula.model.decoder import Decoder
+from fabula.model.encdec import EncoderDecoder
 from fabula.progress import Progress
 from fabula.tokenizer.base import Tokenizer
 from fabula.train.callbacks import Latest
@@ -78,7 +79,7 @@ class Save(Callback):
         data["latest"] = self.latest.to_data()
         measured = self.latest.score if self.latest.score_step == trainer.step else None
         facts = {**self.facts, "bits_per_byte": measured.bits_per_byte if measured else None}
-        assert isinstance(trainer.model, Decoder)
+        assert isinstance(trainer.model, (Decoder, EncoderDecoder))
         try:
             # What the checkpoint's step has told must be as durable as the checkpoint itself.
             for path in (self.run.metrics, self.run.samples, self.run.unapplied):

@@ -5,25 +5,28 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fabula import storage
 from fabula.data.batch import Batch
+from fabula.data.pairs import PairBatch
 from fabula.device import Device, peak_memory_bytes, synchronize
 from fabula.evaluate.intrinsic import score_rows
 from fabula.generate.config import GenerateConfig, Sampling
 from fabula.generate.engine import Engine
-from fabula.model.config import ModelConfig
-from fabula.model.decoder import Decoder
+from fabula.generate.steps import TranslationSteps
+from fabula.model.encdec import EncoderDecoder, EncoderDecoderConfig
+from fabula.model.kinds import AnyConfig, AnyModel, build_model
 from fabula.progress import StopFlag
 from fabula.train.config import TrainConfig
-from fabula.train.objective import NextToken
+from fabula.train.objective import NextToken, Objective, SequenceToSequence
 from fabula.train.trainer import Trainer
 
 # How long the steps are timed, in seconds: at least, and at most.
@@ -51,22 +54,27 @@ class Speed:
         return n_milestones * (self.pause(sampling, context) + evaluation_rows * self.evaluation_row)
 
 
+def objective_of(config: AnyConfig) -> Objective:
+    """What a model of that kind minimises."""
+    return SequenceToSequence() if isinstance(config, EncoderDecoderConfig) else NextToken()
+
+
 class _Same:
     """The same batch again and again."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch | PairBatch) -> None:
         self.batch = batch
 
-    def stream(self, position: int, rows: int, waiting: Callable[[], None]) -> Generator[Batch]:
+    def stream(self, position: int, rows: int, waiting: Callable[[], None]) -> Generator[Batch | PairBatch]:
         while True:
             yield self.batch
 
 
 def measure(
     config: TrainConfig,
-    model_config: ModelConfig,
-    batch: Batch,
-    scored: Batch,
+    model_config: AnyConfig,
+    batch: Batch | PairBatch,
+    scored: Batch | PairBatch,
     byte_lengths: NDArray[np.int64],
     micro_rows: int,
     device: Device,
@@ -75,11 +83,11 @@ def measure(
 ) -> Speed:
     """Time steps on one batch of a run for about `seconds` (at least three steps), and the other parts once."""
     limit = min(max(seconds, _SECONDS[0]), _SECONDS[1])
-    model = Decoder(model_config).to(device.torch)
+    model = build_model(model_config).to(device.torch)
     rows = batch.tokens.shape[0]
     trainer = Trainer(
         model=model,
-        objective=NextToken(),
+        objective=objective_of(model_config),
         optimizers=config.optimizer.build(model),
         schedule=config.schedule,
         source=_Same(batch),
@@ -106,7 +114,7 @@ def measure(
     evaluation_row = (time.perf_counter() - begin) / scored.tokens.shape[0]
     n_sampled = min(16, model_config.context_length - 1)
     paces = [time.perf_counter()]
-    for _ in Engine(model, -1, device).stream([0], n_sampled, Sampling(seed=0)):
+    for _ in _sampled(model, device, n_sampled):
         paces.append(time.perf_counter())
     sampled_token = statistics.median(after - before for before, after in pairwise(paces))
     # The first step also pays for allocations; the median of the others is what the run will see.
@@ -120,7 +128,21 @@ def measure(
     )
 
 
-def _save_seconds(config: ModelConfig) -> float:
+def _sampled(model: AnyModel, device: Device, count: int) -> Iterator[None]:
+    """Make `count` tokens of any text, one by one."""
+    if isinstance(model, EncoderDecoder):
+        one = torch.zeros(1, 1, dtype=torch.long, device=device.torch)
+        with torch.inference_mode():
+            steps = TranslationSteps(model, one, one[0] + 1, device)
+            for _ in range(count):
+                steps.ahead(one)
+                yield
+        return
+    for _ in Engine(model, -1, device).stream([0], count, Sampling(seed=0)):
+        yield
+
+
+def _save_seconds(config: AnyConfig) -> float:
     """Time to write a checkpoint, from that of a small file: weights and two moments, 12 bytes a parameter."""
     probe = bytes(min(8 * config.n_params(), 4_000_000))
     with tempfile.TemporaryDirectory() as folder:

@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from fabula import faults
 from fabula.config import Data
 from fabula.data.batch import Batch
+from fabula.data.pairs import PairBatch
 from fabula.device import Device, free_memory_bytes, generators, is_out_of_memory, release_memory, set_generators
 from fabula.errors import DamagedError, MachineError, Stopped
 from fabula.progress import StopFlag
@@ -40,7 +41,7 @@ _NAMED = 20
 class BatchSource(Protocol):
     """Where batches come from: an endless stream from a position, in rows; `waiting` is called while there is none."""
 
-    def stream(self, position: int, rows: int, waiting: Callable[[], None]) -> Generator[Batch]: ...
+    def stream(self, position: int, rows: int, waiting: Callable[[], None]) -> Generator[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ class Trainer:
                 doing = type(callback).__name__.lower()
                 raise self._too_little(f"after step {record.step}: out of memory ({doing})", error) from error
 
-    def take_step(self, batch: Batch) -> StepRecord:
+    def take_step(self, batch: Batch | PairBatch) -> StepRecord:
         """One optimizer step on one batch."""
         started = time.perf_counter()
         multiplier = self.schedule.multiplier(self.step, self.steps)
@@ -199,7 +200,7 @@ class Trainer:
             unapplied=unapplied,
         )
 
-    def _gradients(self, batch: Batch, count: int) -> float:
+    def _gradients(self, batch: Batch | PairBatch, count: int) -> float:
         """Accumulate the gradient of the mean over a batch's `count` predictions; returns the sum of nats.
 
         When memory runs out it begins again with half the rows at once, from the same state of the generators.
@@ -219,7 +220,7 @@ class Trainer:
             set_generators(self.device, before)
             self._fewer_rows(told)
 
-    def _accumulate(self, batch: Batch, count: int) -> float:
+    def _accumulate(self, batch: Batch | PairBatch, count: int) -> float:
         total = 0.0
         for start in range(0, self.batch_rows, self.micro_rows):
             part = batch.rows(start, min(start + self.micro_rows, self.batch_rows))
