@@ -181,7 +181,8 @@ def _summary_rows(result: Any) -> list[tuple[str, str]]:
         (
             "trained on",
             f"{data['train']['documents']:,} {data.get('records', 'documents')}, "
-            f"{console.n_bytes(data['train']['bytes'])}, {data['train']['tokens']:,} tokens ({summary['tokenizer']['bytes_per_token']:.2f} bytes each)",
+            f"{console.n_bytes(data['train']['bytes'])}, {data['train']['tokens']:,} tokens "
+            f"({summary['tokenizer']['bytes_per_token']:.2f} bytes each)",
         ),
     ]
     if trained:

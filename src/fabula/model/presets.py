@@ -308,7 +308,7 @@ def _translate(
 
 presets.add(
     "fabula-translate-4m",
-    _translate(0, d_model=192, layers=(4, 4), n_heads=3, d_ff=512, vocab=4096, context=128),
+    _translate(4_919_616, d_model=192, layers=(4, 4), n_heads=3, d_ff=512, vocab=4096, context=128),
 )
 
 
