@@ -145,7 +145,9 @@ def model_config(recipe: Recipe, vocab_size: int | None = None) -> tuple[str, An
 
 def dump(recipe: Recipe, preset: str, model: AnyConfig, rules: Mapping[str, str]) -> str:
     """The resolved recipe as TOML: every default written out, and the rules."""
+    from fabula.model.kinds import described
+
     data = config.to_data(recipe)
-    data["model"] = {"preset": preset, **config.to_data(model)}
+    data["model"] = {"preset": preset, **described(model)}
     data["rules"] = dict(rules)
     return config.dump_toml(data)

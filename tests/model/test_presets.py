@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from fabula.config import Typed, build, to_data
+from fabula.errors import InputError
 from fabula.model.attention import GroupedQueryAttention
 from fabula.model.config import ModelConfig
-from fabula.model.decoder import Decoder
+from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.ffn import GeluFFN, SwigluFFN
+from fabula.model.kinds import build_model, described, kind_of, read
 from fabula.model.norms import RMSNormConfig
 from fabula.model.positions import Rope
 from fabula.model.presets import DEFAULT, presets, resolve
@@ -22,10 +24,11 @@ from fabula.model.presets import DEFAULT, presets, resolve
 def test_the_written_count_is_the_configurations_and_the_modules(name: str) -> None:
     preset = presets.get(name)
     with torch.device("meta"):
-        model = Decoder(preset.config)
+        model = build_model(preset.config)
     assert preset.n_params == preset.config.n_params() == sum(p.numel() for p in model.parameters())
     assert preset.source
-    assert build(ModelConfig, to_data(preset.config)) == preset.config
+    assert build(type(preset.config), to_data(preset.config)) == preset.config
+    assert read(described(preset.config), "config.json") == preset.config
 
 
 def test_alexandria_has_the_published_count() -> None:
@@ -52,6 +55,39 @@ def test_post_norm_has_as_many_numbers(name: str, without_words: int) -> None:
 def test_lillm_has_the_published_count() -> None:
     assert presets.get("lillm-39m").config.n_params() == 39_596_544
     assert presets.get("lillm-300m").config.n_params() == 291_554_304
+
+
+@pytest.mark.parametrize(("source", "target"), [(8192, 8192), (1000, 3000)])
+def test_nimas_encoder_decoder_has_the_published_count(source: int, target: int) -> None:
+    config = presets.get("nima-transformer").config
+    changed = good({"preset": "nima-transformer", "vocab_size": target, "source_vocab_size": source})
+    assert changed.n_params() == 44_138_496 + 512 * (source + target) + 513 * target
+    # Every projection has its bias: 6 attentions read, 2 x 6 write.
+    attention, network, norm = 4 * (512 * 512 + 512), 2 * 512 * 2048 + 2048 + 512, 2 * 512
+    assert 18 * attention + 12 * network + (6 * 2 + 6 * 3) * norm == 44_138_496
+    assert config.parts()["attention"] + config.parts()["cross-attention"] == 18 * attention
+    pre = dataclasses.replace(config, placement="pre", final_norm=True)
+    assert pre.n_params() == config.n_params() + 2 * norm
+
+
+def test_the_translating_preset_has_the_shape_of_t5() -> None:
+    config = presets.get("fabula-translate-4m").config
+    assert isinstance(config, EncoderDecoderConfig)
+    assert isinstance(config.attention, GroupedQueryAttention)
+    assert config.attention.score_scale() == 1.0
+    assert config.head_factor() == config.d_model**-0.5
+    model = build_model(config)
+    assert not [name for name, _ in model.named_parameters() if "bias" in name]
+
+
+def test_a_kind_of_model_is_known_by_its_name() -> None:
+    config = presets.get("fabula-translate-4m").config
+    assert described(config)["kind"] == kind_of(config) == "encoder-decoder"
+    assert "kind" not in described(presets.get("fabula-1m").config)
+    for data, told in (({"kind": "decodr"}, 'did you mean "decoder"'), ([], "not the settings of a model")):
+        with pytest.raises(InputError, match=told):
+            read(data, "config.json")
+    assert bad({"kind": "encoder"})[0].startswith('model.kind: unknown kind of model "encoder"')
 
 
 def test_published_counts() -> None:
@@ -134,7 +170,7 @@ def test_resolving_leaves_the_preset_alone() -> None:
 
 @pytest.mark.parametrize("name", list(presets))
 def test_a_resolved_configuration_resolves_to_itself(name: str) -> None:
-    data = to_data(presets.get(name).config)
+    data = described(presets.get(name).config)
     assert good({"preset": name, **data}) == presets.get(name).config
     assert good({"preset": DEFAULT, **data}) == presets.get(name).config, "what is written out wins over the preset"
 

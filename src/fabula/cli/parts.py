@@ -312,8 +312,7 @@ def _config_of(folder: Path) -> dict[str, Any]:
     from fabula import checkpoint, storage
 
     found: dict[str, Any] = storage.read_json(folder / checkpoint.CONFIG)
-    # The preset beside it says of which kind the model is.
-    return {name: value for name, value in found.items() if name != "kind"}
+    return found
 
 
 def _tokenizer(path: Path) -> Any:

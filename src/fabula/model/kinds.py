@@ -25,6 +25,13 @@ def kind_of(config: AnyConfig) -> str:
     return ENCODER_DECODER if isinstance(config, EncoderDecoderConfig) else DECODER
 
 
+def class_of(kind: str, where: str) -> type[AnyConfig]:
+    """The class of configurations of a kind; InputError for an unknown one."""
+    if kind not in _CONFIGS:
+        raise InputError(f'{where}: unknown kind of model "{kind}"; {nearest(kind, _CONFIGS)}')
+    return _CONFIGS[kind]
+
+
 def build_model(config: AnyConfig) -> AnyModel:
     """The module of a configuration; weights follow torch's generator."""
     return EncoderDecoder(config) if isinstance(config, EncoderDecoderConfig) else Decoder(config)
@@ -39,7 +46,5 @@ def read(data: Any, where: str) -> AnyConfig:
     """A configuration from plain data; InputError for anything else."""
     if not isinstance(data, dict):
         raise InputError(f"{where}: not the settings of a model")
-    kind = str(data.get("kind", DECODER))
-    if kind not in _CONFIGS:
-        raise InputError(f'{where}: a model of kind "{kind}"; {nearest(kind, _CONFIGS)}')
-    return build(_CONFIGS[kind], {k: v for k, v in data.items() if k != "kind"}, where)
+    cls = class_of(str(data.get("kind", DECODER)), where)
+    return build(cls, {k: v for k, v in data.items() if k != "kind"}, where)

@@ -18,6 +18,7 @@ from fabula.model.config import ModelConfig
 from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.ffn import GegluFFN, GeluFFN, ReluFFN, SwigluFFN
 from fabula.model.init import InitConfig
+from fabula.model.kinds import class_of, kind_of
 from fabula.model.norms import LayerNormConfig, RMSNormConfig
 from fabula.model.positions import LearnedPositions, RelativePositions, Rope, SinusoidalPositions
 from fabula.model.spans import Sliding
@@ -316,16 +317,19 @@ def resolve(section: Mapping[str, Any], problems: list[str]) -> tuple[str, Model
     """A recipe's [model] section as (preset name, configuration); what is wrong is appended to `problems`.
 
     The section is a preset's name and whatever differs from it. Changing the `kind` of a part keeps those of the
-    preset's values that the new kind has too (a SwiGLU's d_ff becomes a GELU's).
+    preset's values that the new kind has too (a SwiGLU's d_ff becomes a GELU's). With another `kind` of model than the
+    preset's nothing of the preset is kept.
     """
-    over = {k: v for k, v in section.items() if k != "preset"}
+    over = {k: v for k, v in section.items() if k not in ("preset", "kind")}
     name = str(section.get("preset", DEFAULT))
     try:
-        base = to_data(presets.get(name).config)
+        preset = presets.get(name).config
+        kind = str(section.get("kind", kind_of(preset)))
+        cls = class_of(kind, "model.kind")
+        base = to_data(preset) if kind == kind_of(preset) else {}
     except InputError as error:
-        problems.append(f"model.preset: {error}")
+        problems.append(str(error) if "model.kind" in str(error) else f"model.preset: {error}")
         return name, None
-    cls = type(presets.get(name).config)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key, value in over.items():
         if key in fields and isinstance(value, Mapping) and isinstance(base.get(key), dict):

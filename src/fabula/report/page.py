@@ -47,6 +47,7 @@ def describe(records: Records, points: int, first_axis: str) -> Section:
         "small": curves.small_charts(measured, points),
         "progress": progress(records),
         "moments": moments(records),
+        "translation": translation(records),
         "data": data(records),
         "tokenizer": tokenizer(records),
         "model": model(records),
@@ -74,7 +75,7 @@ def sentence(records: Records) -> str:
         text += f" ({preset})" if parameters is not None else f", {preset}"
     corpus, documents = corpus_name(records), summary.number("data", "train", "documents")
     if documents is not None:
-        text += f", trained on {wording.plural(documents, 'document')}"
+        text += f", trained on {wording.plural(documents, record_name(records))}"
         text += f" of {corpus}" if corpus else ""
     elif corpus:
         text += f", trained on {corpus}"
@@ -85,6 +86,11 @@ def sentence(records: Records) -> str:
     device = summary.text("environment", "device").partition(":")[0]
     text += {"cpu": " on a CPU", "cuda": " on a GPU", "mps": " on an Apple GPU"}.get(device, "")
     return text + "." if text != "A language model" else "What was trained, and on what, is not recorded yet."
+
+
+def record_name(records: Records) -> str:
+    """What one record of the text is called."""
+    return "pair" if records.summary.text("data", "records") == "pairs" else "document"
 
 
 def corpus_name(records: Records) -> str:
@@ -197,10 +203,19 @@ def numbers(records: Records) -> list[Fact]:
     seconds = training_seconds(records)
     return [
         Fact("bits per byte", wording.bits(bits), note),
-        distance(bits, entropy(records)),
+        bleu(records) or distance(bits, entropy(records)),
         Fact("parameters", wording.count(summary.number("model", "parameters")), ", ".join(shape)),
         Fact("time", wording.duration(seconds), whole if seconds is not None else "not recorded"),
     ]
+
+
+def bleu(records: Records) -> Fact | None:
+    """BLEU of what was translated, None where nothing was."""
+    found = records.evaluation.table("translation")
+    if found.number("bleu") is None:
+        return None
+    note = f"chrF {wording.ratio(found.number('chrf'), 3)}; {wording.exact(found.number('sources'))} held-out sources"
+    return Fact("BLEU", wording.ratio(found.number("bleu"), 3), note)
 
 
 def distance(bits: float | None, limit: float | None) -> Fact:
@@ -272,7 +287,8 @@ def moments(records: Records) -> Section | None:
 def written(sample: Facts) -> Section:
     """One sample: the prompt, what the model added, and why it ended."""
     prompt, text = sample.text("prompt"), sample.text("text")
-    if prompt and text.startswith(prompt):
+    translates = sample.text("kind") == "translation"
+    if prompt and text.startswith(prompt) and not translates:
         text = text[len(prompt) :]
     reason = sample.text("finish_reason")
     if reason in ("length", "max_new_tokens", "context"):
@@ -282,7 +298,38 @@ def written(sample: Facts) -> Section:
     else:
         ending = f"ended: {reason}" if reason else ""
     cut = f"{wording.exact(len(text))} characters; the rest is in samples.jsonl" if len(text) > TEXT_LIMIT else ""
-    return {"prompt": prompt, "text": text[:TEXT_LIMIT], "cut": cut, "ending": ending}
+    return {
+        "prompt": prompt,
+        "between": "\n→ " if translates else "",
+        "text": text[:TEXT_LIMIT],
+        "references": sample.texts("references"),
+        "cut": cut,
+        "ending": ending,
+    }
+
+
+def translation(records: Records) -> Section | None:
+    """What was written for held-out sources, and how good it is; None where nothing was translated."""
+    found = records.evaluation.table("translation")
+    if not found:
+        return None
+    facts = []
+    for key, label in (("bleu", "BLEU"), ("chrf", "chrF")):
+        if found.number(key) is not None:
+            facts.append(Fact(label, wording.ratio(found.number(key), 4), found.text(f"{key}_signature")))
+    if found.number("sources") is not None:
+        of = f"of {wording.exact(found.number('of_sources'))}, {wording.exact(found.number('references'))} references"
+        facts.append(Fact("sources", wording.exact(found.number("sources")), of))
+    if found.number("beams") is not None:
+        penalty = wording.ratio(found.number("length_penalty"))
+        facts.append(Fact("beams", wording.exact(found.number("beams")), f"length penalty {penalty}"))
+    if found.number("cut"):
+        facts.append(Fact("cut", wording.exact(found.number("cut")), "did not end by themselves"))
+    examples = [
+        {"source": e.text("source"), "text": e.text("text")[:TEXT_LIMIT], "references": e.texts("references")}
+        for e in found.tables("examples")
+    ]
+    return {"facts": facts, "examples": examples}
 
 
 def sampling(records: Records) -> str:
@@ -320,7 +367,8 @@ def data(records: Records) -> Section | None:
     sha256 = records.evaluation.text("validation", "sha256")
     if sha256:
         facts.append(Fact("validation text", sha256[:16], "first digits of its SHA-256"))
-    return {"corpus": corpus_name(records), "splits": splits, "facts": facts, "notes": found.texts("notes")}
+    notes, name = found.texts("notes"), f"{record_name(records)}s"
+    return {"corpus": corpus_name(records), "splits": splits, "facts": facts, "notes": notes, "records": name}
 
 
 def tokenizer(records: Records) -> list[Fact]:
