@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fabula.config import setting
-from fabula.model.attention import Attention, CrossAttention, GroupedQueryAttention, MixerConfig, set_path, usual_path
-from fabula.model.block import Block, Placement, norms_in_block
+from fabula.model.attention import Attention, CrossAttention, GroupedQueryAttention, MixerConfig, set_path
+from fabula.model.block import Block, Placement, normalised, norms_in_block
 from fabula.model.cache import Cache, LayerCache
 from fabula.model.ffn import FFN, FFNConfig
 from fabula.model.init import InitConfig, initialise
@@ -209,18 +209,21 @@ class DecoderBlock(nn.Module):
         source: tuple[Tensor, Tensor],
         source_sight: Sight,
     ) -> Tensor:
+        def attend(normed: Tensor) -> Tensor:
+            out: Tensor = self.attention(normed, tables, sight, cache)
+            return out
+
+        def look(normed: Tensor) -> Tensor:
+            return self.cross.mix(self.cross.queries(normed).transpose(1, 2), *source, source_sight)
+
         if self.placement == "post":
-            x = self.attention_norm(x + self.dropout(self.attention(x, tables, sight, cache)))
-            x = self.cross_norm(x + self.dropout(self._look(x, source, source_sight)))
+            x = self.attention_norm(x + self.dropout(attend(x)))
+            x = self.cross_norm(x + self.dropout(look(x)))
             out: Tensor = self.ffn_norm(x + self.dropout(self.ffn(x)))
             return out
-        mixed = self.attention(self.attention_norm(x), tables, sight, cache)
-        x = x + self.dropout(self.attention_out_norm(mixed))
-        x = x + self.dropout(self.cross_out_norm(self._look(self.cross_norm(x), source, source_sight)))
-        return x + self.dropout(self.ffn_out_norm(self.ffn(self.ffn_norm(x))))
-
-    def _look(self, x: Tensor, source: tuple[Tensor, Tensor], sight: Sight) -> Tensor:
-        return self.cross.mix(self.cross.queries(x).transpose(1, 2), *source, sight)
+        x = x + self.dropout(self.attention_out_norm(normalised(self.attention_norm, x, attend)))
+        x = x + self.dropout(self.cross_out_norm(normalised(self.cross_norm, x, look)))
+        return x + self.dropout(self.ffn_out_norm(normalised(self.ffn_norm, x, self.ffn)))
 
 
 class Stack(nn.Module):
@@ -292,14 +295,9 @@ class EncoderDecoder(nn.Module):
         return Cache([None] * self.config.decoder_layers)
 
     def choose_path(self, device: str, documents: bool = False) -> str:
-        """Send attention down the road that trains fastest on a device; says why. A row holds one pair, whatever is
-        said of documents."""
-        biased = self.encoder.position.biased
-        path, reason = usual_path(
-            device, documents=False, spans=False, capped=self.config.attention.capped(), biased=biased
-        )
-        set_path(self, path)
-        return reason
+        """Send attention down its road, the same on every device; says why."""
+        set_path(self, "fused")
+        return "fused attention: sources of different lengths are told apart by a mask"
 
     def encode(self, source: Tensor, lengths: Tensor | None = None) -> Tensor:
         """What was read (B, S, D): source (B, S), of which each row has lengths (B) tokens (None: all of them)."""
