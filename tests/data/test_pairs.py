@@ -83,7 +83,6 @@ def test_ids_and_bytes_of_a_pair(tmp_path: Path) -> None:
     loader = PairLoader(write(tmp_path, [[5, 6], [7, 8, 9], [2], [4]]), 8, 0, PAD)
     assert loader.ids(0) == ([5, 6], [7, 8, 9])
     assert (loader.target_tokens, loader.target_bytes) == (6, 4)
-    assert loader.bytes_of(np.array([0])) == 3
 
 
 # ---- order -------------------------------------------------------------------------------------------------
