@@ -185,7 +185,7 @@ def _translate(
     ordered = sorted(sources, key=len)
     with progress.task("translating", len(ordered), "texts") as task:
         for first in range(0, len(ordered), config.batch_rows):
-            faults.point("evaluate.translating")
+            faults.point("evaluate.scoring")
             stop.check("evaluating")
             part = ordered[first : first + config.batch_rows]
             searched = translator.search(
