@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fabula.device import Device
-from fabula.errors import PromptError
+from fabula.errors import DivergedError, PromptError
 from fabula.generate.beam import Hypothesis, beam_search, score_of
 from fabula.generate.config import GenerateConfig, Sampling
 from fabula.generate.engine import Engine, Token
@@ -277,3 +277,14 @@ def test_a_model_in_training_is_left_as_it_was() -> None:
     assert Translator(model, END, CPU).search(SOURCES, 2, 6) == first
     greedy(model, SOURCES[0], 3)
     assert model.training
+
+
+def test_a_model_that_has_diverged_says_so() -> None:
+    model = model_of(0)
+    with torch.no_grad():
+        model.head_weight[0, 0] = float("nan")
+    for beams in (1, 3):
+        with pytest.raises(DivergedError, match="its weights have diverged"):
+            Translator(model, END, CPU).search(SOURCES, beams, 5)
+    with pytest.raises(DivergedError):
+        greedy(model, SOURCES[0], 5)

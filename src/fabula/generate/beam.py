@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fabula.errors import DivergedError
 from fabula.generate.steps import Steps
 
 
@@ -35,6 +36,15 @@ def score_of(total: float, length: int, penalty: float) -> float:
     return float(total / length**penalty)
 
 
+def refuse_diverged(logits: Tensor) -> None:
+    """DivergedError for logits that hold NaN (minus infinity is a token that cannot be)."""
+    if bool(logits.isnan().any()):
+        raise DivergedError(
+            "the model's logits hold NaN: its weights have diverged. Use an older checkpoint, or train with a lower "
+            "learning rate (--train.optimizer.lr)"
+        )
+
+
 @torch.inference_mode()
 def beam_search(
     steps: Steps, start: Tensor, *, beams: int, end: int, max_new_tokens: int, length_penalty: float = 1.0
@@ -51,6 +61,7 @@ def beam_search(
     active = list(range(len(searches)))
     width = 1  # texts of a search so far: one, the beginning
     for step in range(max_new_tokens):
+        refuse_diverged(logits)
         logits = logits.float().view(len(active), width, -1)
         chances = logits.log_softmax(dim=-1)
         joint = chances + torch.tensor([searches[a].totals for a in active], device=device).unsqueeze(-1)

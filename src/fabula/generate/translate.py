@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fabula.device import Device
 from fabula.errors import PromptError
-from fabula.generate.beam import Hypothesis, beam_search
+from fabula.generate.beam import Hypothesis, beam_search, refuse_diverged
 from fabula.generate.config import GenerateConfig, Sampling
 from fabula.generate.engine import Reason, Token
 from fabula.generate.sampling import choose
@@ -62,6 +62,7 @@ class Translator:
             most = min(max_new_tokens, self.context_length)
             for count in range(1, most + 1):
                 logits = steps.ahead(torch.tensor([ids[-1:]], device=self.device.torch))[0].float().cpu()
+                refuse_diverged(logits)
                 number = choose(logits, ids[1:], sampling, generator)
                 ids.append(number)
                 finish = self._reason(number, count, most) if number == self.end_of_document or count == most else None
