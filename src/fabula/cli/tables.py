@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from fabula.config import Data
 
+# Characters of a cell.
+_MOST = 60
+
 
 def translation_rows(found: Data) -> list[tuple[str, str]]:
     """BLEU and chrF with what they were counted on, for a table."""
@@ -20,5 +23,10 @@ def translation_rows(found: Data) -> list[tuple[str, str]]:
 
 
 def example_rows(examples: list[Data]) -> list[tuple[str, str, str]]:
-    """Source, what was written, a reference."""
-    return [(e["source"], e["text"], " / ".join(e["references"])) for e in examples]
+    """Source, what was written, the references; each cut to what a line of a table holds."""
+    return [(_short(e["source"]), _short(e["text"]), _short(" / ".join(e["references"]))) for e in examples]
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MOST else line[: _MOST - 1] + "…"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -183,14 +184,15 @@ def _translate(
     found: dict[tuple[int, ...], Translated] = {}
     n_tokens = 0
     ordered = sorted(sources, key=len)
+    # Twice as long as what belongs to a source of that length: a model that has learnt little would never end.
+    ratio = max(1.0, sum(len(p.target) for p in pairs) / max(1, sum(len(p.source) for p in pairs)))
     with progress.task("translating", len(ordered), "texts") as task:
         for first in range(0, len(ordered), config.batch_rows):
             faults.point("evaluate.scoring")
             stop.check("evaluating")
             part = ordered[first : first + config.batch_rows]
-            searched = translator.search(
-                [[*source, end] for source in part], config.beams, model.config.context_length, config.length_penalty
-            )
+            most = min(model.config.context_length, math.ceil(2 * ratio * len(part[-1])) + 16)
+            searched = translator.search([[*source, end] for source in part], config.beams, most, config.length_penalty)
             for source, (best, *_) in zip(part, searched, strict=True):
                 text = tokenizer.decode(best.ids)
                 n_tokens += len(best.ids)
