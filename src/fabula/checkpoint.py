@@ -165,7 +165,7 @@ def save(
     return Checkpoint(final, storage.read_json(final / storage.MANIFEST))
 
 
-def save_imported(final: Path, model: Decoder, tokenizer: Tokenizer, origin: Data) -> Checkpoint:
+def save_imported(final: Path, model: AnyModel, tokenizer: Tokenizer, origin: Data) -> Checkpoint:
     """Publish a checkpoint of a model that was not trained here: without a trainer, and with its `origin`.
 
     It is a MODEL as any other, but no run can be resumed from it.
@@ -178,7 +178,7 @@ def save_imported(final: Path, model: Decoder, tokenizer: Tokenizer, origin: Dat
     storage.require_space(final.parent, size, "the imported model")
     with storage.publish(final, manifest) as building:
         save_file(weights, building / WEIGHTS, metadata={"format": "pt"})
-        storage.write_json(building / CONFIG, to_data(model.config))
+        storage.write_json(building / CONFIG, described(model.config))
         tokenizer.save(building)
     return Checkpoint(final, storage.read_json(final / storage.MANIFEST))
 

@@ -174,7 +174,7 @@ def _run_on_split_of_pairs(
     progress: Progress,
     stop: StopFlag,
 ) -> PairEvaluation:
-    loader = PairLoader(split, model.config.context_length, 0, tokenizer.special.padding)
+    loader = PairLoader(split, model.config.context_length, 0, tokenizer.special.filler)
     share = config.validation_bytes / max(1, loader.target_bytes) if config.validation_bytes else 1.0
     most = max(1, math.ceil(loader.n_rows * min(1.0, share)))
     sizes = split.document_bytes

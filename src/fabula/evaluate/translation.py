@@ -159,7 +159,7 @@ def _score(
                 faults.point("evaluate.scoring")
                 stop.check("evaluating")
                 part = [(p.source, p.target) for p in ordered[first : first + size]]
-                yield collate(part, special.end_of_document, special.padding)
+                yield collate(part, special.end_of_document, special.filler)
 
         score = score_rows(model, batches(), np.array(tokenizer.byte_lengths(), dtype=np.int64), device, task.advance)
     return replace(score, bytes=sum(p.n_bytes for p in pairs), documents=len(pairs))

@@ -14,6 +14,8 @@ from fabula.config import Data, dump_json, setting
 from fabula.errors import DamagedError, InputError
 from fabula.export import families, hf, hf_tokenizer
 from fabula.export.hf_check import Comparison, check
+from fabula.model.config import ModelConfig
+from fabula.model.decoder import Decoder
 from fabula.progress import Progress
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -86,8 +88,10 @@ def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, rep
     """
     _refuse_existing(out, replace, hf.KIND)
     model, tokenizer = loaded.model, loaded.tokenizer
+    if not isinstance(model, Decoder) or not isinstance(loaded.config, ModelConfig):
+        raise InputError("only decoders are exported so far; this model is an encoder-decoder")
     origin = loaded.checkpoint.manifest.get("origin") or {}
-    family, zeros = _family(config.family, loaded, origin)
+    family, zeros = _family(config.family, loaded.config, origin)
     dtype = str(origin.get("dtype", "float32")) if config.dtype == "auto" else config.dtype
     tokens = hf_tokenizer.token_ids(tokenizer)
     theirs = hf.config_json(family, loaded.config, dtype, tokens)
@@ -120,15 +124,15 @@ def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, rep
     return Exported(out, family.name, family.architecture, dtype, count, size, comparison, notes)
 
 
-def _family(wanted: str, loaded: Loaded, origin: Data) -> tuple[families.Family, list[str]]:
+def _family(wanted: str, config: ModelConfig, origin: Data) -> tuple[families.Family, list[str]]:
     """The family to write: the one asked for, the one that the model came from, or the first that it fits."""
     came_from = origin.get("family")
     if wanted == "auto" and came_from in families.families:
         family = families.families.get(str(came_from))
-        problems, zeros = families.twin(family, loaded.config)
+        problems, zeros = families.twin(family, config)
         if not problems:
             return family, zeros
-    return families.fitting(loaded.config, None if wanted == "auto" else wanted)
+    return families.fitting(config, None if wanted == "auto" else wanted)
 
 
 def bring(folder: Path, out: Path, tokenizer: Path | None = None, replace: bool = False) -> Imported:

@@ -38,6 +38,11 @@ class SpecialTokens:
         """What the model reads before a document: the end of the one before, unless there is an id for this alone."""
         return self.end_of_document if self.begin_of_document is None else self.begin_of_document
 
+    @property
+    def filler(self) -> int:
+        """What stands where nothing is read: masks come from lengths, so it may be any id."""
+        return self.end_of_document if self.padding is None else self.padding
+
 
 # The text under which each role is written into tokenizer.json; other tools show it.
 SPECIAL_TEXT = {

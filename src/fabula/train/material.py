@@ -85,7 +85,7 @@ def _texts(config: TrainConfig, model: ModelConfig, shards: Shards, seed: int) -
 def _pairs(
     config: TrainConfig, model: EncoderDecoderConfig, tokenizer: Tokenizer, shards: Shards, seed: int
 ) -> Material:
-    context, padding = model.context_length, tokenizer.special.padding
+    context, padding = model.context_length, tokenizer.special.filler
     loader = PairLoader(shards.train, context, seed, padding)
     checker = PairLoader(shards.validation, context, seed, padding)
     row_tokens = loader.target_tokens / loader.n_rows
