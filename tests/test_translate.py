@@ -406,6 +406,13 @@ def test_a_file_without_the_fields_is_refused(made: Path, cli: Cli, tmp_path: Pa
         assert told in err
 
 
+def test_it_is_not_exported_yet(made: Path, cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli("export", made, "--to", "hf", "--out", tmp_path / "out")
+    assert code == 2
+    assert "only decoders are exported so far" in err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.corpora
 @pytest.mark.slow
 def test_the_shipped_recipe_on_the_shared_pairs(corpora: Path, cli: Cli, tmp_path: Path) -> None:
