@@ -57,7 +57,8 @@ def load(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> Recipe:
     """A recipe file with overrides laid on top; ConfigError with every problem otherwise."""
     given = list(overrides)
     data = config.load_toml(path)
-    data["name"] = run_name(data, path, dict(given))
+    if isinstance(data.get("name", ""), str):  # anything else is refused with the other problems
+        data["name"] = run_name(data, path, dict(given))
     return resolve(data, given, str(path))
 
 
