@@ -48,9 +48,9 @@ def test_vectors_start_neutral() -> None:
 
 
 @pytest.mark.parametrize("output", ["same", "depth_scaled", "zero"])
-@pytest.mark.parametrize("linear", ["normal", "fan_in"])
+@pytest.mark.parametrize("linear", ["normal", "fan_in", "xavier"])
 def test_standard_deviations(
-    linear: Literal["normal", "fan_in"], output: Literal["same", "depth_scaled", "zero"]
+    linear: Literal["normal", "fan_in", "xavier"], output: Literal["same", "depth_scaled", "zero"]
 ) -> None:
     init = InitConfig(linear=linear, std=0.05, embedding_std=0.3, output=output)
     model = wide(init)
@@ -59,7 +59,8 @@ def test_standard_deviations(
     found = 0
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            std = 0.05 if linear == "normal" else module.in_features**-0.5
+            both = module.in_features + module.out_features
+            std = {"normal": 0.05, "fan_in": module.in_features**-0.5, "xavier": (2 / both) ** 0.5}[linear]
             if id(module) in outputs:
                 std, found = std * factor, found + 1
             assert float(module.weight.detach().std()) == pytest.approx(std, rel=0.03)
