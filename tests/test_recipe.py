@@ -180,6 +180,13 @@ def test_scales_that_are_not_there(tmp_path: Path) -> None:
     assert 'did you mean "keep"' in problems(tiny.write_recipe(tmp_path, wrong), ("scale", "small"))[0]
 
 
+def test_a_recipe_does_not_choose_its_own_scale(tmp_path: Path) -> None:
+    path = tiny.write_recipe(tmp_path, 'scale = "small"\n' + SCALED)
+    assert 'scale="small" in a recipe chooses nothing: leave it out and give --scale' in problems(path)
+    inner = SCALED.replace("[scales.small.model]", '[scales.small]\nscale = "x"\n[scales.small.model]')
+    assert "scales.small.scale: a scale has no scales" in problems(tiny.write_recipe(tmp_path, inner))
+
+
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 
 

@@ -97,6 +97,10 @@ def _scaled(data: Mapping[str, Any], scale: str, problems: list[str]) -> Data:
     if not isinstance(scales, Mapping) or not all(isinstance(table, Mapping) for table in scales.values()):
         problems.append("scales: expected tables, as [scales.cpu.train]")
         return plain
+    if scales and plain.get("scale"):
+        problems.append(f'scale="{plain["scale"]}" in a recipe chooses nothing: leave it out and give --scale')
+    for name, table in scales.items():
+        problems += [f"scales.{name}.{key}: a scale has no scales" for key in ("scale", "scales") if key in table]
     if not scale:
         return plain
     if scale not in scales:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from fabula.losses import linear_cross_entropy, linear_cross_entropy_explicit
 from fabula.model.decoder import Decoder
+from fabula.model.ffn import MixtureOfExperts
 from fabula.model.positions import LearnedPositions, positions
 from fabula.model.spans import Blocks, Sliding, SpanConfig
 from tests.contracts.variants import D, V, build, config, tokens
@@ -84,6 +85,30 @@ def test_more_tokens_than_the_context_are_refused() -> None:
     model(tokens(1, 6), cache=cache)
     with pytest.raises(ValueError, match="9 tokens"):
         model(tokens(1, 3), cache=cache)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
+def test_nothing_to_read_is_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="nothing to read"):
+        build(config())(torch.zeros(shape, dtype=torch.long))
+
+
+def test_a_rewound_cache_serves_another_batch() -> None:
+    model, cache = build(config()), None
+    cache = model.new_cache()
+    with torch.no_grad():
+        model(tokens(4, 5), cache=cache)
+        with pytest.raises(ValueError, match=r"the cache holds 4 rows of torch.float32, new are 1 of"):
+            model(tokens(1, 5), cache=cache)
+        cache.rewind(0)
+        close(model(tokens(1, 5), cache=cache), model(tokens(1, 5)))
+
+
+def test_a_mixture_can_be_copied_while_it_trains() -> None:
+    model = build(config(ffn=MixtureOfExperts(d_ff=8, n_experts=3))).train()
+    model(tokens(1, 9))
+    assert copy.deepcopy(model).auxiliary() is None
+    assert model.auxiliary() is not None
 
 
 def test_a_tied_head_is_the_embedding() -> None:

@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from fabula.model.ffn import GegluFFN, GeluFFN, GluFFN, ReluFFN, SquaredReluFFN, SwigluFFN
+from fabula.model.masks import Sight
 from fabula.model.recompute import elementwise, made_again
+from fabula.model.spans import Sliding
 from tests.contracts.variants import build, config, tokens
 
 
@@ -145,3 +148,30 @@ def test_a_models_gradients_are_those_without_it(monkeypatch: pytest.MonkeyPatch
         model(ids).square().sum().backward()
         results.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("local", [None, Sliding(window=9)], ids=["full", "window"])
+def test_checkpointing_keeps_the_inputs_of_blocks_alone(local: Sliding | None) -> None:
+    """torch asks the innermost hooks only: ours must stand back, or all that is inside of a block would be kept."""
+    parts = {} if local is None else {"local": local, "pattern": "L"}
+    model, ids = build(config(n_layers=2, context_length=300, **parts)), tokens(1, 300)
+    x = model.embedding(ids).detach().requires_grad_()
+    tables = model.position.tables(torch.arange(300).unsqueeze(0))
+    sight = Sight(300, 300, span=local)
+    gradients, held = [], []
+    for checkpointed in (False, True):
+        model.zero_grad()
+        with _Made() as seen:
+            out = x
+            for block in model.blocks:
+                if checkpointed:
+                    out = checkpoint(block, out, tables, sight, None, use_reentrant=False)
+                else:
+                    out = block(out, tables, sight, None)
+        masks = sum(piece.mask.numel() for piece in sight.pieces(torch.float32) if piece.mask is not None)
+        held.append(sum(seen.alive()) - masks * (not checkpointed))
+        out.square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.blocks.parameters() if p.grad is not None])
+    assert held[1] <= 0.25 * held[0]
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-4)

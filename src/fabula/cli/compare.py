@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from fabula.cli import console, overrides
-from fabula.cli.recipes import Json, RecipePath, Runs, Settings
+from fabula.cli.recipes import Json, RecipePath, Runs, Scale, Settings, with_scale
 from fabula.cli.settings import epilogue
 from fabula.config import Data
 from fabula.errors import FabulaError
@@ -40,6 +40,7 @@ def _compare(
     ] = "tokens",
     name: Annotated[str | None, Parameter(help="of the comparison; the recipe's with -compare by default")] = None,
     runs: Runs = Path("runs"),
+    scale: Scale = None,
     fresh: Annotated[bool, Parameter(negative=(), help="remove an older comparison of that name first")] = False,
     json: Json = False,
     settings: Settings = (),
@@ -55,7 +56,7 @@ def _compare(
         config = stage.CompareConfig(
             recipe=recipe,
             vary=tuple(vary),
-            overrides=dict(overrides.split(settings)),
+            overrides=dict(overrides.split(with_scale(settings, scale))),
             seeds=seeds,
             match=match,
             name=name,

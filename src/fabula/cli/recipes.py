@@ -51,7 +51,7 @@ def _run(
 
     A stopped run is continued, stages that are up to date are skipped. Ctrl-C saves and leaves.
     """
-    _show(_all(recipe, name, runs, fresh, _with_scale(settings, scale), None), json)
+    _show(_all(recipe, name, runs, fresh, with_scale(settings, scale), None), json)
 
 
 @train.default
@@ -67,10 +67,11 @@ def _train(
     settings: Settings = (),
 ) -> None:
     """The stages of a recipe up to the trained model; no final evaluation."""
-    _show(_all(recipe, name, runs, fresh, _with_scale(settings, scale), "train"), json)
+    _show(_all(recipe, name, runs, fresh, with_scale(settings, scale), "train"), json)
 
 
-def _with_scale(settings: Settings, scale: str | None) -> Settings:
+def with_scale(settings: Settings, scale: str | None) -> Settings:
+    """The settings with the scale among them."""
     return settings if scale is None else (*settings, f"scale={scale}")
 
 
@@ -108,7 +109,7 @@ def _plan(recipe: RecipePath, /, *, scale: Scale = None, json: Json = False, set
     """What a recipe would take on this machine: parameters, FLOPs, steps, memory, time. Trains nothing."""
     from fabula import pipeline
 
-    given = dict(overrides.split(_with_scale(settings, scale)))
+    given = dict(overrides.split(with_scale(settings, scale)))
     planned = pipeline.plan(recipe, given, console.Watcher())
     if json:
         console.out_json(planned)

@@ -37,11 +37,11 @@ def score_of(total: float, length: int, penalty: float) -> float:
 
 
 def refuse_diverged(logits: Tensor) -> None:
-    """DivergedError for logits that hold NaN (minus infinity is a token that cannot be)."""
-    if bool(logits.isnan().any()):
+    """DivergedError for logits with NaN or infinity. Minus infinity is a token that cannot be; not all can be that."""
+    if bool((logits.isnan() | logits.isposinf()).any() | logits.isneginf().all(dim=-1).any()):
         raise DivergedError(
-            "the model's logits hold NaN: its weights have diverged. Use an older checkpoint, or train with a lower "
-            "learning rate (--train.optimizer.lr)"
+            "the model's logits hold NaN or infinity: its weights have diverged. Use an older checkpoint, or train "
+            "with a lower learning rate (--train.optimizer.lr)"
         )
 
 

@@ -26,6 +26,7 @@ from fabula.model.cache import LayerCache
 from fabula.model.masks import Piece, Sight
 from fabula.model.norms import RMSNorm
 from fabula.model.positions import Tables, rotate
+from fabula.model.recompute import kept_by_another
 from fabula.registry import Registry
 
 mixers: Registry[type[MixerConfig]] = Registry("attention")
@@ -181,7 +182,7 @@ class Attention(Mixer):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
         """Attention and the output projection: (B, T, D)."""
         mixed = _ROADS[self.path](q, k, v, sight, self.scale, self.logit_cap)
-        out: Tensor = self.out_proj(mixed.transpose(1, 2).reshape(q.shape[0], q.shape[2], -1))
+        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out
 
 
@@ -265,33 +266,44 @@ class _Pieces(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, pieces: list[Piece], scale: float, kernel: Kernel) -> Tensor:
         # Laid out (B, T, N, H), as the projection after it reads it.
         out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
+        # Under checkpointing what the pieces keep would escape its hooks: they are computed again instead.
+        again = kept_by_another()
         graphs = []
-        with torch.enable_grad():
-            for piece in pieces:
-                views = (q[:, :, piece.queries], k[:, :, piece.keys], v[:, :, piece.keys])
-                leaves = [view.detach().requires_grad_() for view in views]
-                part = kernel(leaves[0], leaves[1], leaves[2], piece, scale)
-                out[:, piece.queries] = part.detach().transpose(1, 2)
-                graphs.append((leaves, part))
-        ctx.pieces, ctx.graphs, ctx.shapes = pieces, graphs, (q.shape, k.shape, v.shape)
+        for piece in pieces:
+            leaves, part = _piece_of(q, k, v, piece, scale, kernel, keep=not again)
+            out[:, piece.queries] = part.detach().transpose(1, 2)
+            graphs.append((leaves, part))
+        ctx.pieces, ctx.scale, ctx.kernel = pieces, scale, kernel
+        ctx.graphs = None if again else graphs
+        ctx.save_for_backward(q, k, v)
         return out.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         (grad,) = grad_outputs
-        if ctx.graphs is None:
-            raise RuntimeError("attention in pieces was differentiated twice: what it kept is for one backward pass")
-        (batch, heads, length, width), of_keys, of_values = ctx.shapes
-        grad_q = grad.new_empty(batch, length, heads, width)
-        grad_k, grad_v = grad.new_zeros(of_keys), grad.new_zeros(of_values)
-        for piece, (leaves, part) in zip(ctx.pieces, ctx.graphs, strict=True):
+        q, k, v = ctx.saved_tensors
+        grad_q = grad.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
+        grad_k, grad_v = torch.zeros_like(k), torch.zeros_like(v)
+        graphs, ctx.graphs = ctx.graphs, None
+        for number, piece in enumerate(ctx.pieces):
+            # A graph that is kept for a second backward pass has none of its pieces left.
+            leaves, part = graphs[number] if graphs else _piece_of(q, k, v, piece, ctx.scale, ctx.kernel, keep=True)
             parts = torch.autograd.grad(part, leaves, grad[:, :, piece.queries])
             grad_q[:, piece.queries] = parts[0].transpose(1, 2)
             grad_k[:, :, piece.keys] += parts[1]
             grad_v[:, :, piece.keys] += parts[2]
-        ctx.graphs = None
         return grad_q.transpose(1, 2), grad_k, grad_v, None, None, None
+
+
+def _piece_of(
+    q: Tensor, k: Tensor, v: Tensor, piece: Piece, scale: float, kernel: Kernel, keep: bool
+) -> tuple[list[Tensor], Tensor]:
+    """One piece of attention and the views that it was computed from, as the leaves of a graph of its own."""
+    views = (q[:, :, piece.queries], k[:, :, piece.keys], v[:, :, piece.keys])
+    with torch.set_grad_enabled(keep):
+        leaves = [view.detach().requires_grad_(keep) for view in views]
+        return leaves, kernel(leaves[0], leaves[1], leaves[2], piece, scale)
 
 
 # With fewer queries a block mask costs more than it saves: decoding takes the fused road.

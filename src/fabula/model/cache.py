@@ -99,6 +99,12 @@ class LayerCache:
         return sum(t.numel() * t.element_size() for t in (self._keys, self._values) if t is not None)
 
     def _grow(self, held: Tensor | None, new: Tensor, needed: int) -> Tensor:
+        if held is not None and (held.shape[0], held.dtype) != (new.shape[0], new.dtype):
+            if self._held:
+                raise ValueError(
+                    f"the cache holds {held.shape[0]} rows of {held.dtype}, new are {new.shape[0]} of {new.dtype}"
+                )
+            held = None  # nothing is remembered: memory of another shape is of no use
         if held is not None and held.shape[2] >= needed:
             return held
         capacity = positions_held(needed, self.most)

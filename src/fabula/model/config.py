@@ -20,6 +20,9 @@ from fabula.model.norms import NormConfig
 from fabula.model.positions import PositionConfig, Shape
 from fabula.model.spans import Full, SpanConfig
 
+# More is a slip of the keyboard: what a model costs is added up layer by layer.
+MOST_LAYERS = 10_000
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
@@ -50,6 +53,8 @@ class ModelConfig:
         for name in ("vocab_size", "context_length", "d_model", "n_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.n_layers > MOST_LAYERS:
+            raise ValueError(f"n_layers={self.n_layers:,} must be at most {MOST_LAYERS:,}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1")
         if self.placement == "sandwich" and self.init.output == "zero":

@@ -81,6 +81,8 @@ class Decoder(nn.Module):
         cache, tokens without numbers go on with the row's last document.
         """
         start, (batch, length) = 0 if cache is None else cache.length, tokens.shape
+        if not batch or not length:
+            raise ValueError(f"tokens of shape {(batch, length)}: there is nothing to read")
         if start + length > self.config.context_length:
             raise ValueError(
                 f"{start + length:,} tokens are more than the context_length of {self.config.context_length:,}"

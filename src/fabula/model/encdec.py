@@ -25,6 +25,7 @@ from fabula.config import setting
 from fabula.model.attention import Attention, CrossAttention, GroupedQueryAttention, MixerConfig, set_path
 from fabula.model.block import Block, Placement, normalised, norms_in_block
 from fabula.model.cache import Cache, LayerCache
+from fabula.model.config import MOST_LAYERS
 from fabula.model.ffn import FFN, FFNConfig
 from fabula.model.init import InitConfig, initialise
 from fabula.model.masks import Sight
@@ -65,6 +66,9 @@ class EncoderDecoderConfig:
         for name in ("vocab_size", "context_length", "d_model", "encoder_layers", "decoder_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("encoder_layers", "decoder_layers"):
+            if getattr(self, name) > MOST_LAYERS:
+                raise ValueError(f"{name}={getattr(self, name):,} must be at most {MOST_LAYERS:,}")
         if self.source_vocab_size < 0:
             raise ValueError(f"source_vocab_size={self.source_vocab_size} must be at least 0 (0: as vocab_size)")
         if self.shared_embedding and self.source_vocab_size not in (0, self.vocab_size):
@@ -375,6 +379,8 @@ class EncoderDecoder(nn.Module):
         return x * self.embedding_factor if self.embedding_factor != 1 else x
 
     def _check(self, length: int, what: str) -> None:
+        if length < 1:
+            raise ValueError(f"a {what} of no tokens: there is nothing to read")
         if length > self.config.context_length:
             raise ValueError(
                 f"a {what} of {length:,} tokens is longer than the context_length of {self.config.context_length:,}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,10 @@ ffns: Registry[type[FFNConfig]] = Registry("ffn")
 class FFN(nn.Module):
     # What training adds to the loss for the last forward pass, in nats a token; only mixtures have any.
     auxiliary: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is of the model, not of its last forward pass.
+        return {**self.__dict__, "auxiliary": None}
 
     def output_projections(self) -> list[nn.Linear]:
         """The linears that write into the residual stream."""

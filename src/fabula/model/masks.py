@@ -8,8 +8,9 @@ True means "may attend". A query always sees itself, so no row is empty and no s
 [[[1, 1, 0], [1, 1, 0], [0, 0, 1]]]
 
 `Sight` combines causality, a span, documents and a bias of positions for one kind of layer, and cuts the attention into
-pieces: some queries each, with only the keys that one of them may see. What costs memory and time is then in proportion
-to what is seen, and a mask of T x T is never built.
+pieces: some queries each, with only the keys that one of them may see. With windows and blocks memory and time are then
+in proportion to what is seen. Only documents and biases in layers that see everything still need masks that grow with
+the square of the longest document.
 """
 
 from __future__ import annotations
@@ -88,8 +89,10 @@ class Sight:
             if positions is None:
                 positions = torch.arange(n_keys - n_queries, n_keys, device=device).unsqueeze(0)
             self.reach = span.reach(positions)
-        self.documents = documents
-        self.key_documents = documents if key_documents is None else key_documents
+        of_keys = documents if key_documents is None else key_documents
+        if of_keys is not None and self._can_read and bool((of_keys == of_keys[:, :1]).all()):
+            documents = of_keys = None  # one document a row: nothing to tell apart
+        self.documents, self.key_documents = documents, of_keys
         self.block_mask: object | None = None  # what FlexAttention made of it
         self._pieces: dict[torch.dtype, list[Piece]] = {}
 
@@ -170,7 +173,10 @@ class Sight:
         single = queries.stop - queries.start == 1
         if single and self.reach is None and self.documents is None and self.bias is None and self.seen is None:
             return Piece(queries, keys, False, None)  # the span alone: its first key is the first one here
-        allowed = self.allowed(queries, keys)
+        if self.seen is not None and not self.causal and self.documents is None:
+            allowed = self.seen[:, None, None, keys]  # the same for every query
+        else:
+            allowed = self.allowed(queries, keys)
         mask = torch.zeros(allowed.shape, dtype=dtype, device=self.device).masked_fill(~allowed, float("-inf"))
         if self.bias is not None:
             mask = self.bias(self.distance(queries, keys)).to(dtype).unsqueeze(0) + mask

@@ -27,8 +27,12 @@ def made_again(tensor: Tensor, recipe: Recipe) -> Iterator[None]:
     """Inside it, whoever saves `tensor` for the backward pass saves the recipe instead.
 
     `recipe` must return the same numbers in the same shape, and must hold nothing that would not be held otherwise.
+    Inside of hooks that are not ours, as those of `torch.utils.checkpoint`, nothing is done.
     """
     if not torch.is_grad_enabled() or not tensor.requires_grad or torch.compiler.is_compiling():
+        yield
+        return
+    if kept_by_another():
         yield
         return
     place, size, promise = tensor.data_ptr(), tensor.numel(), _Promise(recipe)
@@ -40,11 +44,26 @@ def made_again(tensor: Tensor, recipe: Recipe) -> Iterator[None]:
         promise.owed += 1
         return promise, saved.shape
 
+    _OURS.add(pack)
+
     def unpack(packed: Tensor | tuple[_Promise, torch.Size]) -> Tensor:
         return packed if isinstance(packed, Tensor) else packed[0].keep().view(packed[1])
 
-    with saved_tensors_hooks(pack, unpack):
-        yield
+    try:
+        with saved_tensors_hooks(pack, unpack):
+            yield
+    finally:
+        _OURS.discard(pack)
+
+
+# The hooks of ours that are in force.
+_OURS: set[Any] = set()
+
+
+def kept_by_another() -> bool:
+    """Whether somebody else's hooks see to what is kept (checkpointing, offloading): torch asks the innermost only."""
+    outer = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return outer is not None and outer[0] not in _OURS
 
 
 class _Promise:
