@@ -94,7 +94,8 @@ class LanguageModel:
         special, read, most = self.tokenizer.special, self.encode(source), model.config.context_length
         if max(len(read), len(ids)) >= most:
             raise PromptError(f"{len(read):,} and {len(ids):,} tokens: the model's context holds {most - 1:,} each")
-        batch = collate([(read, ids)], special.end_of_document, special.filler)
+        start = special.of(model.config.target_start)
+        batch = collate([(read, ids)], special.end_of_document, special.filler, start)
         lengths = np.array(self.tokenizer.byte_lengths(), dtype=np.int64)
         return dataclasses.replace(score_rows(model, [batch], lengths, self.device), bytes=n_bytes, documents=1)
 

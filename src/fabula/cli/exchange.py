@@ -57,7 +57,7 @@ def export(
         ("greedy tokens", f"{seen.greedy_tokens} equal{ties}"),
         ("tokenizer", f"the same ids for {seen.texts} texts"),
         ("compared with", f"transformers {seen.transformers}"),
-        ("next", f'AutoModelForCausalLM.from_pretrained("{out}")'),
+        ("next", f'{made.architecture}.from_pretrained("{out}")'),
     ]
     console.out(console.table(rows))
 

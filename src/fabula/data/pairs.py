@@ -7,7 +7,7 @@ batch. Epochs follow each other without a gap: where the pairs do not fill the l
 first pairs complete it, and every pair is seen once an epoch.
 
     source          s1 s2 s3 EOD          what the encoder reads
-    tokens      EOD t1 t2                 what the decoder is given
+    tokens      EOD t1 t2                 what the decoder is given (a model may begin with another special id)
     targets         t1 t2 EOD             what it is to predict
 
 Lengths are kept beside the ids: what is padding is never found by looking for an id. Nothing is cut: a pair of which
@@ -76,10 +76,15 @@ class PairBatch:
         return PairBatch(moved[0], moved[1], answers[0], answers[1])
 
 
-def collate(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], end_of_document: int, padding: int) -> PairBatch:
-    """A batch of pairs given by the ids of source and target, without special ones."""
+def collate(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], end_of_document: int, padding: int, start: int | None = None
+) -> PairBatch:
+    """A batch of pairs given by the ids of source and target, without special ones.
+
+    Targets begin with `start` (None: the end-of-document id).
+    """
     sources = [[*source, end_of_document] for source, _ in pairs]
-    tokens = [[end_of_document, *target] for _, target in pairs]
+    tokens = [[end_of_document if start is None else start, *target] for _, target in pairs]
     targets = [[*target, end_of_document] for _, target in pairs]
     lengths = torch.tensor([len(source) for source in sources])
     return PairBatch(_padded(sources, padding), lengths, _padded(tokens, padding), _padded(targets, IGNORE))
@@ -91,9 +96,13 @@ def _padded(rows: list[list[int]], padding: int) -> Tensor:
 
 
 class PairLoader(Batches[PairBatch]):
-    """Batches of a split's pairs of which both halves fit `context` (with the id that ends them)."""
+    """Batches of a split's pairs of which both halves fit `context` (with the id that ends them).
 
-    def __init__(self, split: Split, context: int, seed: int, padding: int) -> None:
+    Targets begin with `start` (None: with the end-of-document id, as they lie there).
+    """
+
+    def __init__(self, split: Split, context: int, seed: int, padding: int, start: int | None = None) -> None:
+        self.start = start
         self.split, self.name, self.context, self.seed, self.padding = split, split.name, context, seed, padding
         if split.n_documents % 2:
             raise InputError(f"the {split.name} split has an odd number of documents: it does not hold pairs")
@@ -137,10 +146,13 @@ class PairLoader(Batches[PairBatch]):
         (source_starts, target_starts), (sources, targets) = self._starts[pairs].T, self._lengths[pairs].T
         source = self.split.stretches(source_starts + 1, sources, self.padding)
         answers = self.split.stretches(target_starts + 1, targets, IGNORE)
+        tokens = self.split.stretches(target_starts, targets, self.padding)
+        if self.start is not None:
+            tokens[:, 0] = self.start
         return PairBatch(
             torch.from_numpy(source),
             torch.from_numpy(np.ascontiguousarray(sources)),
-            torch.from_numpy(self.split.stretches(target_starts, targets, self.padding)),
+            torch.from_numpy(tokens),
             torch.from_numpy(answers),
         )
 

@@ -151,6 +151,7 @@ def _score(
     stop: StopFlag,
 ) -> Score:
     special, size = tokenizer.special, config.batch_rows
+    start = special.of(model.config.target_start)
     ordered = sorted(pairs, key=lambda p: (max(len(p.source), len(p.target)), len(p.source)))
     with progress.task("scoring", len(pairs), "pairs") as task:
 
@@ -159,7 +160,7 @@ def _score(
                 faults.point("evaluate.scoring")
                 stop.check("evaluating")
                 part = [(p.source, p.target) for p in ordered[first : first + size]]
-                yield collate(part, special.end_of_document, special.filler)
+                yield collate(part, special.end_of_document, special.filler, start)
 
         score = score_rows(model, batches(), np.array(tokenizer.byte_lengths(), dtype=np.int64), device, task.advance)
     return replace(score, bytes=sum(p.n_bytes for p in pairs), documents=len(pairs))
@@ -180,7 +181,7 @@ def _translate(
     for pair in pairs:
         references.setdefault(pair.source, []).append(tokenizer.decode(pair.target))
     sources = _spread(list(references), config.translations or len(references))
-    translator = Translator(model, end, device)
+    translator = Translator(model, end, device, start=tokenizer.special.of(model.config.target_start))
     found: dict[tuple[int, ...], Translated] = {}
     n_tokens = 0
     ordered = sorted(sources, key=len)

@@ -18,14 +18,18 @@ from typing import Any
 from fabula.config import build, nest, to_data
 from fabula.errors import ConfigError, InputError
 from fabula.export.fields import (
+    GATED,
     LOCAL_SCALING,
     LOOKED_AT,
+    PLAIN,
     UNSCALED,
     Always,
     Biases,
     Cap,
     Choice,
+    FeedForward,
     Field,
+    HeadAndScale,
     HeadDim,
     Layers,
     NormOfHeads,
@@ -37,7 +41,8 @@ from fabula.export.fields import (
     Theirs,
     kinds_of,
 )
-from fabula.model.config import ModelConfig
+from fabula.model.encdec import EncoderDecoderConfig
+from fabula.model.kinds import DECODER, ENCODER_DECODER, AnyConfig, class_of, kind_of
 from fabula.registry import Registry
 
 # What config.json may hold without any bearing on what the model computes: notes, training, generation, tokens (they
@@ -66,7 +71,8 @@ HARMLESS = {
 class Row:
     """One tensor of theirs: ours, or several of ours joined along their outputs; transposed if it lies the other way.
 
-    `{i}` stands for the layer. `when` names a key of config.json that must be true (with `!`: false) for it to exist.
+    `{i}` stands for the layer, `{e}` and `{d}` for those that read and that write. `when` names a key of config.json
+    that must be true (with `!`: false) for it to exist.
     """
 
     theirs: str
@@ -79,9 +85,10 @@ class Row:
             return True
         return not theirs.get(self.when[1:]) if self.when.startswith("!") else bool(theirs.get(self.when))
 
-    def of(self, layer: int) -> Row:
-        names = tuple(name.format(i=layer) for name in self.ours)
-        return Row(self.theirs.format(i=layer), names, self.transposed, self.when)
+    def of(self, letter: str, layer: int) -> Row:
+        place = {letter: layer}
+        names = tuple(name.format(**place) for name in self.ours)
+        return Row(self.theirs.format(**place), names, self.transposed, self.when)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +106,22 @@ class Family:
     twins: tuple[tuple[str, str], ...] = ()
     # What their class demands of a configuration beyond the table.
     demands: Callable[[Ours], list[str]] = lambda ours: []
+    kind: str = DECODER
 
     def keys(self) -> set[str]:
         """The keys of config.json that the table knows."""
         return {key for field in self.fields for key in field.keys}
 
-    def rows_of(self, theirs: Theirs, n_layers: int) -> Iterator[Row]:
-        """The tensors of one model."""
+    def rows_of(self, theirs: Theirs, config: AnyConfig) -> Iterator[Row]:
+        """The tensors of one model; `theirs` as this table writes it."""
+        if isinstance(config, EncoderDecoderConfig):
+            layers = {"e": config.encoder_layers, "d": config.decoder_layers}
+        else:
+            layers = {"i": config.n_layers}
         for row in self.rows:
             if row.exists(theirs):
-                yield from (row.of(i) for i in range(n_layers)) if "{i}" in row.theirs else [row]
+                letter = next((letter for letter in layers if f"{{{letter}}}" in row.theirs), None)
+                yield from [row] if letter is None else (row.of(letter, i) for i in range(layers[letter]))
 
 
 families: Registry[Family] = Registry("family")
@@ -125,7 +138,7 @@ def flat(data: Mapping[str, Any], before: str = "") -> Ours:
     return found
 
 
-def to_ours(family: Family, theirs: Theirs) -> ModelConfig:
+def to_ours(family: Family, theirs: Theirs) -> AnyConfig:
     """The settings of a model from config.json; ConfigError listing everything that has no exact meaning here."""
     wrong: list[str] = []
     known = family.keys() | HARMLESS
@@ -139,7 +152,7 @@ def to_ours(family: Family, theirs: Theirs) -> ModelConfig:
     if wrong:
         raise ConfigError(wrong, f"config.json ({family.name})")
     try:
-        return build(ModelConfig, nest(ours.items()))
+        return build(class_of(family.kind, family.name), nest(ours.items()))
     except ConfigError as error:
         raise ConfigError(error.problems, f"config.json ({family.name})") from None
 
@@ -151,30 +164,37 @@ def _read(family: Family, theirs: Theirs, wrong: list[str]) -> Ours:
     return ours
 
 
-def to_theirs(family: Family, config: ModelConfig) -> Theirs:
+def to_theirs(family: Family, config: AnyConfig) -> Theirs:
     """The keys of config.json that say what the model is; InputError naming the fields in the way."""
     problems, _ = twin(family, config)
     if problems:
         raise InputError(f"no exact twin: {'; '.join(problems)}")
-    theirs: Theirs = {"architectures": [family.architecture], "model_type": family.name}
-    ours = canonical(flat(to_data(config)))
+    return {"architectures": [family.architecture], "model_type": family.name, **written(family, config)}
+
+
+def written(family: Family, config: AnyConfig) -> Theirs:
+    """The keys of config.json, of a model that has a twin or of the nearest one."""
+    return _write(family, canonical(flat(to_data(config))))
+
+
+def _write(family: Family, ours: Ours) -> Theirs:
+    theirs: Theirs = {}
     for field in family.fields:
         theirs |= field.write(ours)
     return theirs
 
 
-def twin(family: Family, config: ModelConfig) -> tuple[list[str], list[str]]:
+def twin(family: Family, config: AnyConfig) -> tuple[list[str], list[str]]:
     """The fields in the way of an exact twin, and the biases that would be written as zeros."""
+    if kind_of(config) != family.kind:
+        return [f"kind={kind_of(config)} must be {family.kind}"], []
     ours = canonical(flat(to_data(config)))
-    theirs: Theirs = {}
-    for field in family.fields:
-        theirs |= field.write(ours)
-    back = canonical({**ours, **_read(family, theirs, [])})
+    back = canonical({**ours, **_read(family, _write(family, ours), [])})
     biases = {name for field in family.fields if isinstance(field, Biases) for name in field.ours}
     problems, zeros = [], []
     kinds = [name for name in ours if name.endswith(".kind") and ours[name] != back.get(name)]
     # What only sliding layers have says nothing where there are to be none.
-    idle = {"position.local_theta", LOCAL_SCALING} if back["pattern"] != ours["pattern"] else set()
+    idle = {"position.local_theta", LOCAL_SCALING} if back.get("pattern") != ours.get("pattern") else set()
     for name, value in ours.items():
         if name not in back or back[name] == value or name in idle:
             continue
@@ -187,12 +207,22 @@ def twin(family: Family, config: ModelConfig) -> tuple[list[str], list[str]]:
     return problems + family.demands(ours), zeros
 
 
+# Settings without a bearing on logits; what a target begins with stands in config.json as an id, with the tokens.
+_NO_LOGITS = ("dropout", "target_start")
+
+
 def canonical(ours: Ours) -> Ours:
     """Settings without what does not change the logits, and with one way of saying what can be said in several."""
-    found = {name: value for name, value in ours.items() if not name.startswith("init.") and name != "dropout"}
-    found["pattern"] = kinds = kinds_of(ours)
+    found = {name: value for name, value in ours.items() if not name.startswith("init.") and name not in _NO_LOGITS}
+    kinds = ""
+    if "pattern" in ours:
+        found["pattern"] = kinds = kinds_of(ours)
     if found.get("embedding_scale") == "sqrt_width":
         found["embedding_scale"] = ours["d_model"] ** 0.5
+    if found.get("head_scale") == "inverse_sqrt_width":
+        found["head_scale"] = ours["d_model"] ** -0.5
+    if found.get("source_vocab_size") == ours.get("vocab_size"):
+        found["source_vocab_size"] = 0
     if found.get("attention.kind") == "gqa":
         if found["attention.scale"] == found["attention.head_dim"] ** -0.5:
             found["attention.scale"] = 0.0
@@ -240,22 +270,6 @@ def _linear(theirs: str, ours: str, transposed: bool = False, bias: str | None =
     return (weight, Row(f"{theirs}.bias", tuple(f"{part}.bias" for part in parts), when=bias))
 
 
-_GATED: dict[str, Ours] = {
-    "silu": {"ffn.kind": "swiglu"},
-    "swish": {"ffn.kind": "swiglu"},
-    "gelu_pytorch_tanh": {"ffn.kind": "geglu", "ffn.tanh": True},
-    "gelu_new": {"ffn.kind": "geglu", "ffn.tanh": True},
-    "gelu": {"ffn.kind": "geglu", "ffn.tanh": False},
-    "sigmoid": {"ffn.kind": "glu"},
-}
-_PLAIN: dict[str, Ours] = {
-    "gelu_new": {"ffn.kind": "gelu", "ffn.tanh": True},
-    "gelu_pytorch_tanh": {"ffn.kind": "gelu", "ffn.tanh": True},
-    "gelu": {"ffn.kind": "gelu", "ffn.tanh": False},
-    "relu": {"ffn.kind": "relu"},
-    "relu2": {"ffn.kind": "relu2"},
-}
-
 _NO_CAPS = Always(logit_cap=0.0, attention__logit_cap=0.0)
 _EVERYWHERE = Always(pattern="G", local__kind="full")
 
@@ -273,7 +287,7 @@ families.add(
             Same("n_head", "attention.n_kv_heads", default=12, written=False),
             HeadDim(),
             Same("n_inner", "ffn.d_ff", default=lambda theirs: 4 * theirs.get("n_embd", 768)),
-            Choice("activation_function", _PLAIN, "gelu_new"),
+            Choice("activation_function", PLAIN, "gelu_new"),
             Same("layer_norm_epsilon", "norm.eps", float, 1e-5),
             Same("tie_word_embeddings", "tied", bool, True),
             Always(
@@ -375,7 +389,7 @@ families.add(
         "LlamaForCausalLM",
         (
             *_rope_decoder(lambda theirs: theirs.get("num_attention_heads"), _by_heads),
-            Choice("hidden_act", _GATED, "silu"),
+            Choice("hidden_act", GATED, "silu"),
             Same("tie_word_embeddings", "tied", bool, False),
             Biases("mlp_bias", "ffn.bias"),
             RopeAngles(10_000.0),
@@ -400,7 +414,7 @@ families.add(
         "Qwen3ForCausalLM",
         (
             *_rope_decoder(lambda theirs: theirs.get("num_attention_heads"), 128),
-            Choice("hidden_act", _GATED, "silu"),
+            Choice("hidden_act", GATED, "silu"),
             Same("tie_word_embeddings", "tied", bool, False),
             RopeAngles(10_000.0),
             Layers(switch=True),
@@ -423,7 +437,7 @@ families.add(
         "Gemma3ForCausalLM",
         (
             *_rope_decoder(4, 256),
-            Choice("hidden_activation", _GATED, "gelu_pytorch_tanh"),
+            Choice("hidden_activation", GATED, "gelu_pytorch_tanh"),
             Same("tie_word_embeddings", "tied", bool, True),
             RopeAngles(1_000_000.0, by_type=True, local_theta=10_000.0),
             Layers(switch=False),
@@ -447,13 +461,82 @@ families.add(
 )  # fmt: skip
 
 
-def fitting(config: ModelConfig, wanted: str | None = None) -> tuple[Family, list[str]]:
+_T5_STACKS = (("encoder", "e"), ("decoder", "d"))
+
+
+def _t5_rows() -> Iterator[Row]:
+    yield Row("shared.weight", ("embedding.weight",))
+    for side, letter in _T5_STACKS:
+        blocks, ours = f"{side}.block.{{{letter}}}.layer.", f"{side}.blocks.{{{letter}}}."
+        parts = [("SelfAttention", "attention")] + ([("EncDecAttention", "cross")] if side == "decoder" else [])
+        for place, (part, name) in enumerate(parts):
+            for short, long in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("o", "out_proj")):
+                yield from _linear(f"{blocks}{place}.{part}.{short}", f"{ours}{name}.{long}")
+            yield from _linear(f"{blocks}{place}.layer_norm", f"{ours}{name}_norm")
+        # Their first block holds the table of a whole stack.
+        yield from _linear(f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias", f"{side}.position.table")
+        last = f"{blocks}{len(parts)}."
+        for theirs, name, when in (
+            ("wi", "up", "!is_gated_act"), ("wi_0", "gate", "is_gated_act"), ("wi_1", "up", "is_gated_act"),
+            ("wo", "down", ""),
+        ):  # fmt: skip
+            yield Row(f"{last}DenseReluDense.{theirs}.weight", (f"{ours}ffn.{name}.weight",), when=when)
+        yield from _linear(f"{last}layer_norm", f"{ours}ffn_norm")
+        yield from _linear(f"{side}.final_layer_norm", f"{side}.norm")
+    yield Row("lm_head.weight", ("head.weight",), when="!tie_word_embeddings")
+
+
+families.add(
+    "t5",
+    Family(
+        "t5",
+        "T5ForConditionalGeneration",
+        (
+            Same("vocab_size", "vocab_size", default=32128),
+            # Their class has no limit; this key stood in the first ones that were published.
+            Same("n_positions", "context_length", default=512),
+            Same("d_model", "d_model", default=512),
+            Same("num_layers", "encoder_layers", default=6),
+            Same("num_decoder_layers", "decoder_layers", default=lambda theirs: theirs.get("num_layers", 6)),
+            Same("num_heads", "attention.n_heads", default=8),
+            Same("num_heads", "attention.n_kv_heads", default=8, written=False),
+            Same("d_kv", "attention.head_dim", default=64),
+            Same("d_ff", "ffn.d_ff", default=2048),
+            Same("relative_attention_num_buckets", "position.n_buckets", default=32),
+            Same("relative_attention_max_distance", "position.max_distance", default=128),
+            Same("layer_norm_epsilon", "norm.eps", float, 1e-6),
+            FeedForward(),
+            HeadAndScale(),
+            Only("is_encoder_decoder", True, written=True),
+            Only("is_decoder", False),
+            Always(
+                attention__kind="gqa", attention__scale=1.0, attention__qk_norm=False, attention__q_bias=False,
+                attention__k_bias=False, attention__v_bias=False, attention__out_bias=False, position__kind="relative",
+                norm__kind="rmsnorm", norm__centred=False, ffn__bias=False, placement="pre", final_norm=True,
+                embedding_scale=1.0, source_vocab_size=0, shared_embedding=True, head_bias=False,
+            ),
+            _NO_CAPS,
+        ),
+        tuple(_t5_rows()),
+        prefix="",
+        # A table that nothing ever read.
+        leftovers=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+        twins=tuple(
+            (name, "shared.weight")
+            for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
+        ),
+        kind=ENCODER_DECODER,
+    ),
+)  # fmt: skip
+
+
+def fitting(config: AnyConfig, wanted: str | None = None) -> tuple[Family, list[str]]:
     """The family that a model belongs to and the biases that are written as zeros.
 
-    InputError when there is none: for each family, the fields in the way.
+    InputError when there is none: for each family of the model's kind, the fields in the way.
     """
     tried: list[str] = []
-    for name in families if wanted is None else [wanted]:
+    for name in [n for n in families if families.get(n).kind == kind_of(config)] if wanted is None else [wanted]:
         family = families.get(name)
         problems, zeros = twin(family, config)
         if not problems:

@@ -156,6 +156,88 @@ class ScoreScale(Field):
         return {"query_pre_attn_scalar": max(1, round(scale**-2)) if scale else ours.get("attention.head_dim", 1)}
 
 
+# What the names of activations are here, in gated networks and in plain ones.
+GATED: dict[str, Ours] = {
+    "silu": {"ffn.kind": "swiglu"},
+    "swish": {"ffn.kind": "swiglu"},
+    "gelu_pytorch_tanh": {"ffn.kind": "geglu", "ffn.tanh": True},
+    "gelu_new": {"ffn.kind": "geglu", "ffn.tanh": True},
+    "gelu": {"ffn.kind": "geglu", "ffn.tanh": False},
+    "sigmoid": {"ffn.kind": "glu"},
+}
+PLAIN: dict[str, Ours] = {
+    "gelu_new": {"ffn.kind": "gelu", "ffn.tanh": True},
+    "gelu_pytorch_tanh": {"ffn.kind": "gelu", "ffn.tanh": True},
+    "gelu": {"ffn.kind": "gelu", "ffn.tanh": False},
+    "relu": {"ffn.kind": "relu"},
+    "relu2": {"ffn.kind": "relu2"},
+}
+
+
+# T5's word for a network, the name of its activation, and what they are here; of equal ones the first is written.
+# "gated-gelu" is the approximation: the exact form has no word.
+_T5_WORDS: dict[str, tuple[str, Ours]] = {
+    "relu": ("relu", PLAIN["relu"]),
+    "gated-gelu": ("gelu_new", GATED["gelu_new"]),
+    **{f"gated-{act}": (act, settings) for act, settings in GATED.items() if act != "gelu"},
+    **{act: (act, settings) for act, settings in PLAIN.items()},
+}
+
+
+class FeedForward(Field):
+    """T5 says in one word which activation its network has and whether it is gated; later files say it twice."""
+
+    keys = ("feed_forward_proj", "dense_act_fn", "is_gated_act")
+
+    def read(self, theirs: Theirs, wrong: list[str]) -> Ours:
+        word = theirs.get("feed_forward_proj") or "relu"
+        if not isinstance(word, str) or word not in _T5_WORDS:
+            wrong.append(f"feed_forward_proj is {word!r:.40}; {nearest(str(word), _T5_WORDS)}")
+            return {}
+        act, settings = _T5_WORDS[word]
+        for key, value in (("dense_act_fn", act), ("is_gated_act", word.startswith("gated-"))):
+            if theirs.get(key) not in (None, value):
+                wrong.append(f"{key} is {theirs[key]!r:.40}, but feed_forward_proj is {word!r}")
+        return dict(settings)
+
+    def write(self, ours: Ours) -> Theirs:
+        equal = [w for w, (_, s) in _T5_WORDS.items() if all(ours.get(name) == value for name, value in s.items())]
+        alike = [w for w, (_, s) in _T5_WORDS.items() if s["ffn.kind"] == ours.get("ffn.kind")]
+        word = [*equal, *alike, "relu"][0]
+        return {
+            "feed_forward_proj": word,
+            "dense_act_fn": _T5_WORDS[word][0],
+            "is_gated_act": word.startswith("gated-"),
+        }
+
+
+class HeadAndScale(Field):
+    """T5's head and the factor before it. One key said both: tied and scaled, or neither.
+
+    transformers 5 writes `tie_word_embeddings` true whatever is tied, and the factor in a key of its own. Whether there
+    is a head is then seen by the weights: `hf.read` sets the key by them.
+    """
+
+    keys = ("tie_word_embeddings", "scale_decoder_outputs")
+
+    def read(self, theirs: Theirs, wrong: list[str]) -> Ours:
+        tied, scaled = theirs.get("tie_word_embeddings"), theirs.get("scale_decoder_outputs")
+        tied = True if tied is None else tied
+        scaled = tied if scaled is None else scaled
+        if not isinstance(tied, bool) or not isinstance(scaled, bool):
+            wrong.append(
+                f"tie_word_embeddings, scale_decoder_outputs are {tied!r:.20}, {scaled!r:.20}, not true or false"
+            )
+            return {}
+        return {"tied": tied, "head_scale": "inverse_sqrt_width" if scaled else 1.0}
+
+    def write(self, ours: Ours) -> Theirs:
+        return {
+            "tie_word_embeddings": ours["tied"],
+            "scale_decoder_outputs": ours["head_scale"] == ours["d_model"] ** -0.5,
+        }
+
+
 _TYPES = {"full_attention": "G", "sliding_attention": "L"}
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 

@@ -7,26 +7,30 @@ change the mathematics, tensors that are missing, left over, of another shape or
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fabula import storage
 from fabula.config import Data
 from fabula.errors import ConfigError, DamagedError, InputError, nearest
-from fabula.export.families import Family, Row, families, to_ours, to_theirs
+from fabula.export.families import Family, Row, families, to_ours, to_theirs, written
 from fabula.export.fields import Theirs
-from fabula.model.config import ModelConfig
+from fabula.model.encdec import EncoderDecoderConfig
+from fabula.model.kinds import ENCODER_DECODER, AnyConfig, build_model
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fabula.model.decoder import Decoder
+    from fabula.model.kinds import AnyModel
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+GENERATION = "generation_config.json"
 INDEX = "model.safetensors.index.json"
 KIND = "huggingface"  # of the manifest of a folder that we wrote
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack"}
@@ -42,8 +46,8 @@ _SHOWN = 8
 class Foreign:
     """A model that was read from a folder of Hugging Face's format."""
 
-    model: Decoder
-    config: ModelConfig
+    model: AnyModel
+    config: AnyConfig
     family: Family
     dtype: str  # of the weights on the disk; they are float32 here, which holds each of them exactly
     config_json: Theirs
@@ -109,8 +113,6 @@ def read(folder: Path) -> Foreign:
     DamagedError when a file cannot be read."""
     import torch
 
-    from fabula.model.decoder import Decoder
-
     if (folder / storage.MANIFEST).is_file():
         try:
             storage.verify(folder)
@@ -119,14 +121,16 @@ def read(folder: Path) -> Foreign:
                 f"{error}. If it was changed on purpose, remove {folder / storage.MANIFEST} and try again"
             ) from None
     family, theirs = read_config(folder)
-    config = _settings(family, theirs, folder)
     files, notes = _weight_files(folder)
     shapes, wrong = _headers(files, family)
+    if family.kind == ENCODER_DECODER:
+        theirs = _of_both_sides(theirs, shapes, folder)
+    config = _settings(family, theirs, folder)
     _check_size(config, shapes, folder)
     with torch.device("meta"):
-        model = Decoder(config)
+        model = build_model(config)
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    plan, doubled = _plan(family, theirs, config, shapes, own, wrong, notes)
+    plan, doubled = _plan(family, config, shapes, own, wrong, notes)
     if wrong:
         raise ConfigError(wrong, f"{folder}: its weights are not those of its {CONFIG}")
     state, dtype = _fill(files, plan, doubled, own, wrong, notes)
@@ -138,11 +142,42 @@ def read(folder: Path) -> Foreign:
     return Foreign(model.eval(), config, family, dtype, theirs, notes)
 
 
-def _settings(family: Family, theirs: Theirs, folder: Path) -> ModelConfig:
+def _settings(family: Family, theirs: Theirs, folder: Path) -> AnyConfig:
     try:
-        return to_ours(family, theirs)
+        config = to_ours(family, theirs)
+        if isinstance(config, EncoderDecoderConfig):
+            return dataclasses.replace(config, target_start=_target_start(theirs))
+        return config
     except ConfigError as error:
         raise ConfigError(error.problems, f"{folder / CONFIG} ({family.name})") from None
+
+
+def _of_both_sides(theirs: Theirs, held: Mapping[str, _Held], folder: Path) -> Theirs:
+    """What an encoder-decoder's config.json leaves to other files: ids of tokens, and whether the head is tied.
+
+    transformers 5 says that T5's always is, and knows better by the weights.
+    """
+    said = read_json(folder / GENERATION) or {}
+    found = {**theirs, **{name: value for name, value in said.items() if name in _ROLES and value is not None}}
+    if theirs.get("scale_decoder_outputs") is not None:
+        found["tie_word_embeddings"] = "lm_head.weight" not in held
+    return found
+
+
+_ROLES = {"decoder_start_token_id", "eos_token_id", "pad_token_id"}
+
+
+def _target_start(theirs: Theirs) -> Literal["end_of_document", "padding"]:
+    """The role of the id that a target begins with; ConfigError for any other. T5's own is padding, 0."""
+    end, padding = theirs.get("eos_token_id", 1), theirs.get("pad_token_id", 0)
+    end = end[0] if isinstance(end, list) and end else end
+    start = theirs.get("decoder_start_token_id", padding)
+    if start is not None and start == end:
+        return "end_of_document"
+    if start is not None and start == padding:
+        return "padding"
+    problem = f"decoder_start_token_id is {start!r:.20}, neither pad_token_id ({padding!r:.20}) nor eos_token_id"
+    raise ConfigError([f"{problem} ({end!r:.20}): with no other token a target begins here"], CONFIG)
 
 
 def _weight_files(folder: Path) -> tuple[list[Path], list[str]]:
@@ -214,7 +249,7 @@ def _opened(file: Path) -> Any:
         raise DamagedError(f"{file}: not a safetensors file that can be read ({error})") from None
 
 
-def _check_size(config: ModelConfig, held: dict[str, _Held], folder: Path) -> None:
+def _check_size(config: AnyConfig, held: dict[str, _Held], folder: Path) -> None:
     """InputError for a configuration far larger than its weights, before anything is built of it."""
     numbers = 0
     for tensor in held.values():
@@ -231,16 +266,18 @@ def _check_size(config: ModelConfig, held: dict[str, _Held], folder: Path) -> No
 
 def _plan(
     family: Family,
-    theirs: Theirs,
-    config: ModelConfig,
+    config: AnyConfig,
     held: dict[str, _Held],
     own: dict[str, tuple[int, ...]],
     wrong: list[str],
     notes: list[str],
 ) -> tuple[_Plan, _Doubled]:
     """Which tensor on the disk is which of ours; what does not fit is appended to `wrong`."""
-    rows = {row.theirs: row for row in family.rows_of({**theirs, "tie_word_embeddings": config.tied}, config.n_layers)}
+    rows = {row.theirs: row for row in family.rows_of(written(family, config), config)}
     twins = dict(family.twins)
+    for twin, name in family.twins:  # of tied weights any may be the one that was kept
+        if name in rows and name not in held and twin in held and twin not in rows:
+            held = {**held, name: held[twin]}
     extra = [name for name in held if name not in rows]
     leftovers = [name for name in extra if re.fullmatch(family.leftovers, name)]
     doubled = [name for name in extra if twins.get(name) in rows]
@@ -329,14 +366,14 @@ def _fill(
 # ---- writing ----------------------------------------------------------------------------------------------------
 
 
-def tensors(family: Family, theirs: Theirs, model: Decoder, dtype: str) -> dict[str, Tensor]:
+def tensors(family: Family, theirs: Theirs, model: AnyModel, dtype: str) -> dict[str, Tensor]:
     """A model's weights under their names, in their layout; biases that the class has and the model lacks are zeros."""
     import torch
 
     state = model.state_dict()
     own = {name: tuple(tensor.shape) for name, tensor in state.items()}
     made = {}
-    for row in family.rows_of(theirs, model.config.n_layers):
+    for row in family.rows_of(theirs, model.config):
         parts = [state[name] if name in state else torch.zeros(_part_shape(name, own)) for name in row.ours]
         parts = [part.detach().cpu() for part in parts]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -353,7 +390,7 @@ def write_weights(path: Path, made: dict[str, Tensor]) -> None:
     path.chmod(path.with_name(CONFIG).stat().st_mode)  # the library writes it for its owner alone
 
 
-def config_json(family: Family, config: ModelConfig, dtype: str, tokens: Data) -> Theirs:
+def config_json(family: Family, config: AnyConfig, dtype: str, tokens: Data) -> Theirs:
     """config.json; `tokens` are the ids of roles (eos_token_id, ...). Read alike by transformers 4 and 5."""
     theirs = to_theirs(family, config)
     return {**theirs, **tokens, "dtype": dtype, "torch_dtype": dtype, "use_cache": True}

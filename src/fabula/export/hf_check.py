@@ -23,7 +23,10 @@ from fabula.errors import InputError, require_extra
 from fabula.export import hf_tokenizer
 from fabula.generate.config import GenerateConfig
 from fabula.generate.engine import Engine
+from fabula.generate.steps import TranslationSteps
 from fabula.model.decoder import Decoder
+from fabula.model.encdec import EncoderDecoder
+from fabula.model.kinds import AnyModel
 from fabula.tokenizer.base import Tokenizer
 
 GREEDY = 64
@@ -68,40 +71,80 @@ class Comparison:
         return asdict(self)
 
 
-def check(folder: Path, model: Decoder, tokenizer: Tokenizer, dtype: str) -> Comparison:
+def check(folder: Path, model: AnyModel, tokenizer: Tokenizer, dtype: str) -> Comparison:
     """Compare a folder with the model it was written from; InputError saying what differs.
 
     MachineError when `transformers` is missing.
     """
-    import torch
 
     with _transformers() as library:
-        theirs = _load(library, folder)
+        theirs = _load(library, folder, isinstance(model, EncoderDecoder))
         words = library.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        _check_words(words, tokenizer)
+        _check_words(words, tokenizer, isinstance(model, EncoderDecoder))
         ours = _rounded(model, dtype)
-        prompts = [_prompt(tokenizer, text, model.config.context_length) for text in _PROMPTS]
-        apart, largest, positions = 0.0, 0.0, 0
-        with torch.inference_mode():
-            for ids in (*prompts, _long(tokenizer, model)):
-                tokens, kept = torch.tensor([ids]), min(len(ids), _KEPT)
-                mine = ours.logits(ours.hidden(tokens)[:, -kept:])
-                other = theirs(tokens, logits_to_keep=kept).logits.float()
-                largest = max(largest, float(mine.abs().max()))
-                apart = max(apart, float(mine.sub_(other).abs_().max()))
-                positions += kept
-            tolerance = max(TOLERANCE, SHARE * largest)
-            if not apart <= tolerance:
-                raise InputError(
-                    f"transformers computes other logits from what was written (apart by up to {apart:.3g}, "
-                    f"{tolerance:.3g} is allowed): nothing was published"
-                )
-            greedy, ties = 0, 0
-            # A large model takes its time: one prompt shows the caches to agree.
-            for ids in prompts if model.config.n_params() < _LARGE else prompts[1:2]:
-                n, tie = _same_greedy(ours, theirs, tokenizer, ids, tolerance)
-                greedy, ties = greedy + n, ties + tie
-        return Comparison(positions, apart, tolerance, greedy, ties, len(_TEXTS), str(library.__version__))
+        if isinstance(ours, EncoderDecoder):
+            return _compare_pairs(ours, theirs, tokenizer, str(library.__version__))
+        return _compare(ours, theirs, tokenizer, str(library.__version__))
+
+
+def _compare(ours: Decoder, theirs: Any, tokenizer: Tokenizer, version: str) -> Comparison:
+    import torch
+
+    config = ours.config
+    prompts = [_prompt(tokenizer, text, config.context_length) for text in _PROMPTS]
+    apart, largest, positions = 0.0, 0.0, 0
+    with torch.inference_mode():
+        for ids in (*prompts, _long(tokenizer, ours)):
+            tokens, kept = torch.tensor([ids]), min(len(ids), _KEPT)
+            mine = ours.logits(ours.hidden(tokens)[:, -kept:])
+            other = theirs(tokens, logits_to_keep=kept).logits.float()
+            largest = max(largest, float(mine.abs().max()))
+            apart = max(apart, float(mine.sub_(other).abs_().max()))
+            positions += kept
+        tolerance = _allowed(apart, largest)
+        greedy, ties = 0, 0
+        # A large model takes its time: one prompt shows the caches to agree.
+        for ids in prompts if config.n_params() < _LARGE else prompts[1:2]:
+            n, tie = _same_greedy(ours, theirs, tokenizer, ids, tolerance)
+            greedy, ties = greedy + n, ties + tie
+    return Comparison(positions, apart, tolerance, greedy, ties, len(_TEXTS), version)
+
+
+def _allowed(apart: float, largest: float) -> float:
+    """How far apart logits may be; InputError when they are farther."""
+    tolerance = max(TOLERANCE, SHARE * largest)
+    if not apart <= tolerance:
+        raise InputError(
+            f"transformers computes other logits from what was written (apart by up to {apart:.3g}, "
+            f"{tolerance:.3g} is allowed): nothing was published"
+        )
+    return tolerance
+
+
+def _compare_pairs(ours: EncoderDecoder, theirs: Any, tokenizer: Tokenizer, version: str) -> Comparison:
+    """Texts of several lengths are read side by side, padded, and some ids are written after them."""
+    import torch
+
+    special, config = tokenizer.special, ours.config
+    most, start = config.context_length, special.of(config.target_start)
+    sources = [[*tokenizer.encode(text)[: most - 1], special.end_of_document] for text in _PROMPTS]
+    sources.append([*_long(tokenizer, ours)[1:], special.end_of_document])
+    lengths = torch.tensor([len(ids) for ids in sources])
+    read = torch.full((len(sources), int(lengths.max())), special.filler)
+    mask = torch.arange(read.shape[1]) < lengths.unsqueeze(1)
+    for row, ids in enumerate(sources):
+        read[row, : len(ids)] = torch.tensor(ids)
+    begun = [start, *_long(tokenizer, ours)[1:]][:_KEPT]
+    tokens = torch.tensor([begun] * len(sources))
+    with torch.inference_mode():
+        mine = ours(read, lengths, tokens)
+        other = theirs(input_ids=read, attention_mask=mask.long(), decoder_input_ids=tokens).logits.float()
+        tolerance = _allowed(apart := float((mine - other).abs().max()), float(mine.abs().max()))
+        greedy, ties = 0, 0
+        for ids in sources[:-1] if config.n_params() < _LARGE else sources[1:2]:
+            n, tie = _same_translation(ours, theirs, tokenizer, ids, tolerance)
+            greedy, ties = greedy + n, ties + tie
+    return Comparison(tokens.numel(), apart, tolerance, greedy, ties, len(_TEXTS), version)
 
 
 @contextlib.contextmanager
@@ -132,11 +175,12 @@ def _transformers() -> Iterator[Any]:
                 os.environ[name] = value
 
 
-def _load(library: Any, folder: Path) -> Any:
+def _load(library: Any, folder: Path, pairs: bool) -> Any:
     """Their model in float32; InputError when a tensor was not used or not found."""
     import torch
 
-    model, info = library.AutoModelForCausalLM.from_pretrained(
+    kind = library.AutoModelForSeq2SeqLM if pairs else library.AutoModelForCausalLM
+    model, info = kind.from_pretrained(
         folder,
         dtype=torch.float32,
         local_files_only=True,
@@ -153,7 +197,7 @@ def _load(library: Any, folder: Path) -> Any:
     return model.eval()
 
 
-def _rounded(model: Decoder, dtype: str) -> Decoder:
+def _rounded(model: AnyModel, dtype: str) -> AnyModel:
     """The model with its weights as they stand in the file, on the CPU in float32."""
     import torch
 
@@ -172,15 +216,16 @@ def _prompt(tokenizer: Tokenizer, text: str, context: int) -> list[int]:
     return [tokenizer.special.begin, *tokenizer.encode(text)][: max(1, context // 2)]
 
 
-def _long(tokenizer: Tokenizer, model: Decoder) -> list[int]:
+def _long(tokenizer: Tokenizer, model: AnyModel) -> list[int]:
     """Ids beyond the edge of every window, as far as the context reaches."""
-    seen = max((most + 1 for most in model.config.reaches() if most is not None), default=0)
+    reaches = model.config.reaches() if isinstance(model, Decoder) else []
+    seen = max((most + 1 for most in reaches if most is not None), default=0)
     length = min(model.config.context_length, max(_LONG, seen + 64))
     text = [number for text in _TEXTS for number in tokenizer.encode(text)]
     return [tokenizer.special.begin, *(text * (length // len(text) + 1))][:length]
 
 
-def _check_words(words: Any, tokenizer: Tokenizer) -> None:
+def _check_words(words: Any, tokenizer: Tokenizer, pairs: bool) -> None:
     """InputError when their tokenizer cuts a text otherwise."""
     problem = hf_tokenizer.differing(
         tokenizer,
@@ -189,7 +234,8 @@ def _check_words(words: Any, tokenizer: Tokenizer) -> None:
         _TEXTS,
     )
     special = tokenizer.special
-    for name, number in (("eos", special.end_of_document), ("bos", special.begin), ("pad", special.padding)):
+    first = None if pairs else special.begin
+    for name, number in (("eos", special.end_of_document), ("bos", first), ("pad", special.padding)):
         found = getattr(words, f"{name}_token_id")
         if problem is None and number is not None and found != number:
             problem = f"{name}_token_id is {found}, ours {number}"
@@ -236,4 +282,53 @@ def _same_greedy(
         # Two tokens equally likely: go on from ours.
         ids.append(mine[same])
         n, ties = n + same + 1, ties + 1
+    return n, ties
+
+
+def _same_translation(
+    ours: EncoderDecoder, theirs: Any, tokenizer: Tokenizer, source: list[int], tolerance: float
+) -> tuple[int, int]:
+    """As `_same_greedy`, for what is written after a source. Theirs begins and ends it as its own files say."""
+    import torch
+
+    special = tokenizer.special
+    read, lengths = torch.tensor([source]), torch.tensor([len(source)])
+    ids, n, ties = [special.of(ours.config.target_start)], 0, 0
+    room = min(GREEDY, ours.config.context_length - 1)
+    while n < room:
+        steps = TranslationSteps(ours, read, lengths, choose("cpu"))
+        mine: list[int] = []
+        chances: list[Any] = []
+        new = ids
+        while len(mine) < room - n and special.end_of_document not in mine:
+            chances.append(steps.ahead(torch.tensor([new]))[0])
+            mine.append(int(chances[-1].argmax()))
+            new = mine[-1:]
+        begun = {"decoder_input_ids": torch.tensor([ids])} if n else {}
+        out = theirs.generate(
+            input_ids=read,
+            attention_mask=torch.ones_like(read),
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=room - n,
+            **begun,
+        )
+        written = out[0].tolist()
+        other = written[len(ids) :]
+        same = next(
+            (i for i, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b), min(len(mine), len(other))
+        )
+        if mine == other and written[: len(ids)] == ids:
+            return n + same, ties
+        cut = same == len(mine) or same == len(other) or written[: len(ids)] != ids
+        if cut or abs(float(chances[same][mine[same]] - chances[same][other[same]])) > tolerance:
+            raise InputError(
+                f"transformers writes other tokens from what was written (token {n + same + 1} is "
+                f"{other[same : same + 1]}, ours {mine[same : same + 1]}): nothing was published"
+            )
+        # Two tokens equally likely: go on from ours.
+        ids = [*ids, *mine[: same + 1]]
+        n, ties = n + same + 1, ties + 1
+        if ids[-1] == special.end_of_document:
+            break
     return n, ties

@@ -130,24 +130,31 @@ def _template(folder: Path) -> str | None:
 # ---- writing ----------------------------------------------------------------------------------------------------
 
 
-def token_ids(tokenizer: Tokenizer) -> Data:
-    """What config.json and generation_config.json say of the tokens."""
+def token_ids(tokenizer: Tokenizer, target_start: str | None = None) -> Data:
+    """What config.json and generation_config.json say of the tokens.
+
+    `target_start` is the role of the id that an encoder-decoder's targets begin with (None: it is a decoder).
+    """
     special = tokenizer.special
+    if target_start is not None:
+        ids = {"eos_token_id": special.end_of_document, "pad_token_id": special.padding}
+        return {**ids, "decoder_start_token_id": special.of(target_start)}
     ids = {"bos_token_id": special.begin, "eos_token_id": special.end_of_document, "pad_token_id": special.padding}
     return ids
 
 
-def files(tokenizer: Tokenizer, context_length: int) -> dict[str, str]:
-    """The tokenizer's files by name."""
+def files(tokenizer: Tokenizer, context_length: int, for_pairs: bool = False) -> dict[str, str]:
+    """The tokenizer's files by name. A document is begun by an id, what an encoder-decoder reads is ended by one."""
     data = json.loads(tokenizer.to_json())
     texts = {number: token["content"] for token in data["added_tokens"] for number in [token["id"]]}
     special = tokenizer.special
     if not isinstance(tokenizer, foreign.ForeignTokenizer):
-        data["post_processor"] = _template_of(texts[special.begin], special.begin)
+        number = special.end_of_document if for_pairs else special.begin
+        data["post_processor"] = _template_of(texts[number], number, after=for_pairs)
     tokens: Data = {
         name: texts.get(number)
         for name, number in (
-            ("bos_token", special.begin),
+            ("bos_token", None if for_pairs else special.begin),
             ("eos_token", special.end_of_document),
             ("pad_token", special.padding),
         )
@@ -167,13 +174,14 @@ def files(tokenizer: Tokenizer, context_length: int) -> dict[str, str]:
     return made
 
 
-def _template_of(text: str, number: int) -> Data:
-    """A post-processor that puts one token before a text."""
-    before = {"SpecialToken": {"id": text, "type_id": 0}}
+def _template_of(text: str, number: int, after: bool) -> Data:
+    """A post-processor that puts one token before a text, or after it."""
+    token = {"SpecialToken": {"id": text, "type_id": 0}}
+    first, second = {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}
     return {
         "type": "TemplateProcessing",
-        "single": [before, {"Sequence": {"id": "A", "type_id": 0}}],
-        "pair": [before, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "single": [first, token] if after else [token, first],
+        "pair": [first, second, token] if after else [token, first, second],
         "special_tokens": {text: {"id": text, "ids": [number], "tokens": [text]}},
     }
 

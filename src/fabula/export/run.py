@@ -14,8 +14,8 @@ from fabula.config import Data, dump_json, setting
 from fabula.errors import DamagedError, InputError
 from fabula.export import families, hf, hf_tokenizer
 from fabula.export.hf_check import Comparison, check
-from fabula.model.config import ModelConfig
-from fabula.model.decoder import Decoder
+from fabula.model.encdec import EncoderDecoderConfig
+from fabula.model.kinds import AnyConfig
 from fabula.progress import Progress
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -88,12 +88,12 @@ def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, rep
     """
     _refuse_existing(out, replace, hf.KIND)
     model, tokenizer = loaded.model, loaded.tokenizer
-    if not isinstance(model, Decoder) or not isinstance(loaded.config, ModelConfig):
-        raise InputError("only decoders are exported so far; this model is an encoder-decoder")
     origin = loaded.checkpoint.manifest.get("origin") or {}
     family, zeros = _family(config.family, loaded.config, origin)
     dtype = str(origin.get("dtype", "float32")) if config.dtype == "auto" else config.dtype
-    tokens = hf_tokenizer.token_ids(tokenizer)
+    pairs = isinstance(loaded.config, EncoderDecoderConfig)
+    start = loaded.config.target_start if isinstance(loaded.config, EncoderDecoderConfig) else None
+    tokens = hf_tokenizer.token_ids(tokenizer, start)
     theirs = hf.config_json(family, loaded.config, dtype, tokens)
     made = hf.tensors(family, theirs, model, dtype)
     lost = hf.overflowing(made)
@@ -108,8 +108,8 @@ def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, rep
         with progress.task("writing", None, ""):
             texts = {
                 hf.CONFIG: dump_json(theirs),
-                "generation_config.json": dump_json(tokens),
-                **hf_tokenizer.files(tokenizer, loaded.config.context_length),
+                hf.GENERATION: dump_json(tokens),
+                **hf_tokenizer.files(tokenizer, loaded.config.context_length, pairs),
             }
             for name, text in texts.items():
                 storage.write_text(building / name, text)
@@ -124,7 +124,7 @@ def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, rep
     return Exported(out, family.name, family.architecture, dtype, count, size, comparison, notes)
 
 
-def _family(wanted: str, config: ModelConfig, origin: Data) -> tuple[families.Family, list[str]]:
+def _family(wanted: str, config: AnyConfig, origin: Data) -> tuple[families.Family, list[str]]:
     """The family to write: the one asked for, the one that the model came from, or the first that it fits."""
     came_from = origin.get("family")
     if wanted == "auto" and came_from in families.families:

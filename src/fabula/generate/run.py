@@ -67,7 +67,8 @@ def _tokens(
     end, ids = tokenizer.special.end_of_document, encode_prompt(tokenizer, prompt)
     try:
         if isinstance(model, EncoderDecoder):
-            translator = Translator(model, end, device, cached)
+            start = tokenizer.special.of(model.config.target_start)
+            translator = Translator(model, end, device, cached, start)
             source = [*ids[1:], end]
             translator.check(len(source))
             return translator.stream(source, config)

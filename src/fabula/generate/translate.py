@@ -1,7 +1,7 @@
 """Source ids in, target ids out: drawn or greedy token by token, or searched for with beams.
 
-A source ends with the end-of-document id, as in training; what is written begins after that id and ends with it. A
-source that does not fit the context is refused, never shortened.
+A source ends with the end-of-document id, as in training; what is written begins after that id (or another, where the
+model's configuration says so) and ends with it. A source that does not fit the context is refused, never shortened.
 """
 
 from __future__ import annotations
@@ -22,10 +22,18 @@ from fabula.model.encdec import EncoderDecoder
 
 
 class Translator:
-    """Writes with one encoder-decoder."""
+    """Writes with one encoder-decoder. Targets begin with `start` (None: the end-of-document id)."""
 
-    def __init__(self, model: EncoderDecoder, end_of_document: int, device: Device, cached: bool = True) -> None:
+    def __init__(
+        self,
+        model: EncoderDecoder,
+        end_of_document: int,
+        device: Device,
+        cached: bool = True,
+        start: int | None = None,
+    ) -> None:
         self.model, self.end_of_document, self.device, self.cached = model, end_of_document, device, cached
+        self.start = end_of_document if start is None else start
 
     @property
     def context_length(self) -> int:
@@ -58,7 +66,7 @@ class Translator:
         try:
             generator = torch.Generator().manual_seed(sampling.seed)
             steps = self._steps([source])
-            ids = [self.end_of_document]
+            ids = [self.start]
             most = min(max_new_tokens, self.context_length)
             for count in range(1, most + 1):
                 logits = steps.ahead(torch.tensor([ids[-1:]], device=self.device.torch))[0].float().cpu()
@@ -81,7 +89,7 @@ class Translator:
         try:
             with torch.inference_mode():
                 steps = self._steps(sources)
-            start = torch.full((len(sources), 1), self.end_of_document, device=self.device.torch)
+            start = torch.full((len(sources), 1), self.start, device=self.device.torch)
             return beam_search(
                 steps,
                 start,

@@ -59,6 +59,9 @@ class EncoderDecoderConfig:
         1.0, "what hidden states are multiplied by before the head (T5 when tied: inverse_sqrt_width)"
     )
     logit_cap: float = setting(0.0, "logits are bent to stay within this, by tanh; 0: as they are")
+    target_start: Literal["end_of_document", "padding"] = setting(
+        "end_of_document", "the special id that a target begins with (T5 as published: padding)"
+    )
     dropout: float = setting(0.0, "share of activations dropped in training")
     init: InitConfig = setting(factory=InitConfig, doc="the weights before the first step")
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from fabula.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpecialTokens:
@@ -32,6 +34,13 @@ class SpecialTokens:
     def ids(self) -> tuple[int, ...]:
         """All special ids, in the order of the registry."""
         return tuple(i for i in (getattr(self, f.name) for f in fields(self)) if i is not None)
+
+    def of(self, role: str) -> int:
+        """The id of a role; InputError when the tokenizer has none."""
+        number: int | None = getattr(self, role)
+        if number is None:
+            raise InputError(f"the tokenizer has no {role} token, which the model needs")
+        return number
 
     @property
     def begin(self) -> int:

@@ -86,8 +86,9 @@ def _pairs(
     config: TrainConfig, model: EncoderDecoderConfig, tokenizer: Tokenizer, shards: Shards, seed: int
 ) -> Material:
     context, padding = model.context_length, tokenizer.special.filler
-    loader = PairLoader(shards.train, context, seed, padding)
-    checker = PairLoader(shards.validation, context, seed, padding)
+    start = tokenizer.special.of(model.target_start)
+    loader = PairLoader(shards.train, context, seed, padding, start)
+    checker = PairLoader(shards.validation, context, seed, padding, start)
     row_tokens = loader.target_tokens / loader.n_rows
     rows = step_rows(config, row_tokens)
     notes = [
