@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from fabula import checkpoint, pipeline, storage, verify
 from fabula.errors import ConfigError, DamagedError, InputError, MachineError, PromptError, Stopped
 from fabula.evaluate.intrinsic import score_rows
 from fabula.model.encdec import EncoderDecoder, EncoderDecoderConfig
+from fabula.progress import Silent
 from fabula.train.trainer import Trainer
 from tests import tiny
 from tests.faults.alike import assert_alike
@@ -406,11 +408,55 @@ def test_a_file_without_the_fields_is_refused(made: Path, cli: Cli, tmp_path: Pa
         assert told in err
 
 
-def test_it_is_not_exported_yet(made: Path, cli: Cli, tmp_path: Path) -> None:
-    code, _, err = cli("export", made, "--to", "hf", "--out", tmp_path / "out")
-    assert code == 2
-    assert "only decoders are exported so far" in err
-    assert not (tmp_path / "out").exists()
+def test_it_leaves_as_t5_and_such_a_folder_is_a_model(made: Path, cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    code, out, err = cli("export", made, "--to", "hf", "--out", "out")
+    assert code == 0, err
+    assert "T5ForConditionalGeneration, float32" in out
+    assert "use_cache is false" in err  # two blocks write, one reads
+    assert cli("import", "out", "--out", "again")[0] == 0
+    pairs = made.parents[1] / "pairs.tsv"
+    fields = ("--source-field", "1", "--target-field", "2", "--json")
+    found = []
+    for model in (made, "out", "again"):
+        text = fabula.load(tmp_path / model).generate("one red cat", beams=3).text
+        code, out, err = cli("evaluate", model, "--on", pairs, *fields)
+        assert code == 0, err
+        score = json.loads(out)
+        found.append((text, score["bits_per_byte"], score["sha256"]))
+    assert found[0] == found[1] == found[2]
+
+
+def test_what_has_no_twin_in_t5_is_refused(made: Path, tmp_path: Path) -> None:
+    from fabula.export import run as export
+
+    loaded = fabula.checkpoint.load(made)
+    assert isinstance(loaded.config, EncoderDecoderConfig)
+    other = dataclasses.replace(loaded.config, placement="post", target_start="padding")
+    with pytest.raises(InputError, match=r"by family:\n  t5: placement=post must be pre$"):
+        export.run(export.ExportConfig(), dataclasses.replace(loaded, config=other), tmp_path / "out", Silent())
+    with pytest.raises(InputError, match=r"gpt2: kind=encoder-decoder must be decoder"):
+        export.run(export.ExportConfig(family="gpt2"), loaded, tmp_path / "out", Silent())
+
+
+def test_a_model_may_begin_its_targets_with_padding(cli: Cli, tmp_path: Path) -> None:
+    """Trained, scored, written, exported and imported with the same first id; it matters to what is computed."""
+    pytest.importorskip("transformers")
+    made = run(tmp_path, {"model.target_start": "padding", "model.encoder_layers": 2}).folder
+    lm = fabula.load(made)
+    assert isinstance(lm.model, EncoderDecoder)
+    assert lm.model.config.target_start == "padding"
+    assert cli("export", made, "--to", "hf", "--out", "out")[0] == 0
+    again = fabula.load(tmp_path / "out")
+    said = storage.read_json(tmp_path / "out" / "generation_config.json")
+    assert said["decoder_start_token_id"] == said["pad_token_id"] == lm.tokenizer.special.padding
+    assert "use_cache" not in said
+    asked, source = "uno rojo", "one red"
+    assert again.generate(source).ids == lm.generate(source).ids
+    assert again.score(asked, source=source) == lm.score(asked, source=source)
+    other = dataclasses.replace(lm.model.config, target_start="end_of_document")
+    again.model.config = other  # type: ignore[assignment]
+    assert again.score(asked, source=source).nats != lm.score(asked, source=source).nats
 
 
 @pytest.mark.corpora

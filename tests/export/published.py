@@ -58,6 +58,20 @@ _FILES = {
   "torch_dtype": "bfloat16", "transformers_version": "4.55.0.dev0", "use_bidirectional_attention": false,
   "use_cache": true, "vocab_size": 262144
 }""",
+    # Of T5's, `task_specific_params` (what to write before a text) is left out here.
+    "t5-small": """{
+  "architectures": ["T5ForConditionalGeneration"], "d_ff": 2048, "d_kv": 64, "d_model": 512,
+  "decoder_start_token_id": 0, "dropout_rate": 0.1, "eos_token_id": 1, "initializer_factor": 1.0,
+  "is_encoder_decoder": true, "layer_norm_epsilon": 1e-06, "model_type": "t5", "n_positions": 512, "num_heads": 8,
+  "num_layers": 6, "output_past": true, "pad_token_id": 0, "relative_attention_num_buckets": 32, "vocab_size": 32128
+}""",
+    "t5-v1_1-small": """{
+  "architectures": ["T5ForConditionalGeneration"], "d_ff": 1024, "d_kv": 64, "d_model": 512,
+  "decoder_start_token_id": 0, "dropout_rate": 0.1, "eos_token_id": 1, "feed_forward_proj": "gated-gelu",
+  "initializer_factor": 1.0, "is_encoder_decoder": true, "layer_norm_epsilon": 1e-06, "model_type": "t5",
+  "num_decoder_layers": 8, "num_heads": 6, "num_layers": 8, "output_past": true, "pad_token_id": 0,
+  "relative_attention_num_buckets": 32, "tie_word_embeddings": false, "vocab_size": 32128
+}""",
 }
 
 PARAMETERS = {
@@ -66,6 +80,8 @@ PARAMETERS = {
     "smollm2-135m": 134_515_008,
     "qwen3-0.6b": 596_049_920,
     "gemma3-270m": 268_098_176,
+    "t5-small": 60_506_624,
+    "t5-v1_1-small": 76_961_152,
 }
 
 

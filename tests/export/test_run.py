@@ -174,8 +174,8 @@ def test_a_tokenizer_that_differs_is_not_published(
 
     files = hf_tokenizer.files
 
-    def spoilt(tokenizer: Tokenizer, context: int) -> dict[str, str]:
-        made = files(tokenizer, context)
+    def spoilt(tokenizer: Tokenizer, context: int, for_pairs: bool) -> dict[str, str]:
+        made = files(tokenizer, context, for_pairs)
         data = json.loads(made["tokenizer.json"])
         data["model"]["merges"].pop()
         return {**made, "tokenizer.json": json.dumps(data)}

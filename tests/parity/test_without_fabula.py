@@ -33,14 +33,15 @@ except ImportError:
     pass
 import torch
 torch.set_num_threads(1)
-from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], local_files_only=True)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+pairs = AutoConfig.from_pretrained(sys.argv[1], local_files_only=True).is_encoder_decoder
+model = (AutoModelForSeq2SeqLM if pairs else AutoModelForCausalLM).from_pretrained(sys.argv[1], local_files_only=True)
 words = AutoTokenizer.from_pretrained(sys.argv[1], local_files_only=True)
 found = []
 for prompt in json.loads(sys.argv[2]):
     ids = words(prompt, return_tensors="pt")["input_ids"]
     made = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=64)
-    found.append([made[0, ids.shape[1]:].tolist(), words.decode(made[0], skip_special_tokens=True)])
+    found.append([made[0, 1 if pairs else ids.shape[1]:].tolist(), words.decode(made[0], skip_special_tokens=True)])
 print(json.dumps([type(model).__name__, found]))
 """
 
@@ -96,3 +97,67 @@ def test_the_same_64_tokens(shape: str, family: str, tmp_path: Path, monkeypatch
         assert list(ours.ids) == ids
         assert prompt + ours.text == text
         assert len(ids) == 64 or ours.finish_reason != "length"
+
+
+TRANSLATION = """
+[corpus]
+source = "pairs.tsv"
+source_field = "1"
+target_field = "2"
+
+[tokenizer]
+vocab_size = 320
+
+[model]
+preset = "fabula-translate-4m"
+context_length = 96
+d_model = 32
+encoder_layers = 2
+decoder_layers = 2
+attention = { n_heads = 2, n_kv_heads = 2, head_dim = 16 }
+ffn = { d_ff = 64 }
+
+[train]
+budget = "24steps"
+batch_tokens = 192
+device = "cpu"
+threads = 1
+
+[evaluate]
+translations = 4
+
+[generate]
+max_new_tokens = 6
+"""
+
+
+def test_the_same_translations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shape of the preset of recipes/translate.toml as T5."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("sacrebleu")
+    from fabula import pipeline
+    from tests.test_translate import write_pairs
+
+    monkeypatch.setattr("fabula.train.speed._SECONDS", (0.0, 0.05))
+    recipe = tiny.write_recipe(tmp_path, TRANSLATION)
+    given = {"corpus.source": str(write_pairs(tmp_path))}
+    run = pipeline.run(recipe, given, runs=tmp_path / "runs").folder
+    made = stage.run(ExportConfig(), stage.open_model(run), tmp_path / "out", Silent())
+    assert made.architecture == "T5ForConditionalGeneration"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", PROGRAM, str(tmp_path / "out"), json.dumps(PROMPTS)],
+        cwd=tmp_path,
+        env={**tiny.environment(), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, tiny.tail(done.stderr, 20)
+    name, found = json.loads(done.stdout.splitlines()[-1])
+    assert name == "T5ForConditionalGeneration"
+    lm = fabula.load(run, device="cpu")
+    torch.set_num_threads(1)
+    for prompt, (ids, text) in zip(PROMPTS, found, strict=True):
+        ours = lm.generate(prompt, max_new_tokens=64)
+        assert list(ours.ids) == ids
+        assert ours.text == text

@@ -161,6 +161,8 @@ def _of_both_sides(theirs: Theirs, held: Mapping[str, _Held], folder: Path) -> T
     found = {**theirs, **{name: value for name, value in said.items() if name in _ROLES and value is not None}}
     if theirs.get("scale_decoder_outputs") is not None:
         found["tie_word_embeddings"] = "lm_head.weight" not in held
+    # Where nothing is said T5's begin with padding, which is 0.
+    found.setdefault("decoder_start_token_id", found.get("pad_token_id", 0))
     return found
 
 
@@ -168,10 +170,10 @@ _ROLES = {"decoder_start_token_id", "eos_token_id", "pad_token_id"}
 
 
 def _target_start(theirs: Theirs) -> Literal["end_of_document", "padding"]:
-    """The role of the id that a target begins with; ConfigError for any other. T5's own is padding, 0."""
+    """The role of the id that a target begins with; ConfigError when it has none that is known here."""
     end, padding = theirs.get("eos_token_id", 1), theirs.get("pad_token_id", 0)
     end = end[0] if isinstance(end, list) and end else end
-    start = theirs.get("decoder_start_token_id", padding)
+    start = theirs["decoder_start_token_id"]
     if start is not None and start == end:
         return "end_of_document"
     if start is not None and start == padding:

@@ -296,14 +296,16 @@ def _same_translation(
     ids, n, ties = [special.of(ours.config.target_start)], 0, 0
     room = min(GREEDY, ours.config.context_length - 1)
     while n < room:
-        steps = TranslationSteps(ours, read, lengths, choose("cpu"))
+        with torch.inference_mode():
+            steps = TranslationSteps(ours, read, lengths, choose("cpu"))
         mine: list[int] = []
         chances: list[Any] = []
         new = ids
-        while len(mine) < room - n and special.end_of_document not in mine:
-            chances.append(steps.ahead(torch.tensor([new]))[0])
-            mine.append(int(chances[-1].argmax()))
-            new = mine[-1:]
+        with torch.inference_mode():
+            while len(mine) < room - n and special.end_of_document not in mine:
+                chances.append(steps.ahead(torch.tensor([new]))[0])
+                mine.append(int(chances[-1].argmax()))
+                new = mine[-1:]
         begun = {"decoder_input_ids": torch.tensor([ids])} if n else {}
         out = theirs.generate(
             input_ids=read,

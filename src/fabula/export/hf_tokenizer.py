@@ -174,7 +174,7 @@ def files(tokenizer: Tokenizer, context_length: int, for_pairs: bool = False) ->
     return made
 
 
-def _template_of(text: str, number: int, after: bool) -> Data:
+def _template_of(text: str, number: int, after: bool = False) -> Data:
     """A post-processor that puts one token before a text, or after it."""
     token = {"SpecialToken": {"id": text, "type_id": 0}}
     first, second = {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}

@@ -91,9 +91,16 @@ def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, rep
     origin = loaded.checkpoint.manifest.get("origin") or {}
     family, zeros = _family(config.family, loaded.config, origin)
     dtype = str(origin.get("dtype", "float32")) if config.dtype == "auto" else config.dtype
-    pairs = isinstance(loaded.config, EncoderDecoderConfig)
-    start = loaded.config.target_start if isinstance(loaded.config, EncoderDecoderConfig) else None
-    tokens = hf_tokenizer.token_ids(tokenizer, start)
+    pairs = loaded.config if isinstance(loaded.config, EncoderDecoderConfig) else None
+    tokens = hf_tokenizer.token_ids(tokenizer, pairs and pairs.target_start)
+    generation, notes = dict(tokens), []
+    if pairs is not None and pairs.decoder_layers > pairs.encoder_layers:
+        # Their cache has as many places as there are blocks that read (seen in 5.23); the others raise an IndexError.
+        generation["use_cache"] = False
+        notes.append(
+            "use_cache is false in generation_config.json: transformers has no cache for more blocks that write than "
+            "blocks that read"
+        )
     theirs = hf.config_json(family, loaded.config, dtype, tokens)
     made = hf.tensors(family, theirs, model, dtype)
     lost = hf.overflowing(made)
@@ -108,8 +115,8 @@ def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, rep
         with progress.task("writing", None, ""):
             texts = {
                 hf.CONFIG: dump_json(theirs),
-                hf.GENERATION: dump_json(tokens),
-                **hf_tokenizer.files(tokenizer, loaded.config.context_length, pairs),
+                hf.GENERATION: dump_json(generation),
+                **hf_tokenizer.files(tokenizer, loaded.config.context_length, pairs is not None),
             }
             for name, text in texts.items():
                 storage.write_text(building / name, text)
@@ -118,7 +125,6 @@ def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, rep
         made.clear()  # room for theirs
         with progress.task("reading it with transformers and comparing", None, ""):
             comparison = check(building, model, tokenizer, dtype)
-    notes = []
     if zeros:
         notes.append(f"{family.architecture} has biases that the model lacks; written as zeros: {', '.join(zeros)}")
     return Exported(out, family.name, family.architecture, dtype, count, size, comparison, notes)
@@ -162,6 +168,13 @@ def _foreign(folder: Path, tokenizer: Path | None) -> tuple[Loaded, list[str]]:
     """A folder of Hugging Face's format as if it were a checkpoint of ours."""
     found = hf.read(folder)
     words = hf_tokenizer.read(folder, found.config_json, found.config.vocab_size, tokenizer)
+    if isinstance(found.config, EncoderDecoderConfig):
+        said, start = found.config_json["decoder_start_token_id"], words.special.of(found.config.target_start)
+        if said != start:
+            raise InputError(
+                f"{folder}: what it writes begins with id {said} ({found.config.target_start}), but that of the "
+                f"tokenizer is {start}"
+            )
     notes = list(found.notes)
     if words.changes:
         notes.append(f"the tokenizer changes texts before it cuts them: {words.changes}")
