@@ -210,7 +210,7 @@ def change(folder: Path, file: str, **values: Any) -> None:
         (
             {},
             {"decoder_start_token_id": 7},
-            "decoder_start_token_id is 7, neither pad_token_id \\(1\\) nor eos_token_id",
+            "_token_id is 7, neither pad_token_id \\(1\\) nor eos_token_id",
         ),
         ({"decoder_start_token_id": None, "pad_token_id": None}, {"decoder_start_token_id": None}, "_id is None"),
     ],
@@ -289,9 +289,11 @@ def test_tokens_that_differ_are_not_published(what: str, tmp_path: Path, tiny_to
     assert isinstance(ours, EncoderDecoder)
 
     class Theirs:
-        def generate(self, max_new_tokens: int, **_: Any) -> torch.Tensor:
-            begun = [_["decoder_input_ids"][0].tolist()] if "decoder_input_ids" in _ else [[1 if what == "ids" else 0]]
-            return torch.tensor([begun[0] + [7] * max_new_tokens])
+        def generate(
+            self, max_new_tokens: int, decoder_input_ids: torch.Tensor | None = None, **_: Any
+        ) -> torch.Tensor:
+            begun = [1 if what == "ids" else 0] if decoder_input_ids is None else decoder_input_ids[0].tolist()
+            return torch.tensor([begun + [7] * max_new_tokens])
 
     arguments = (ours, Theirs(), tiny_tokenizer, [50, 60, 0])
     with pytest.raises(InputError, match="transformers writes other tokens"):

@@ -92,7 +92,7 @@ def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, rep
     family, zeros = _family(config.family, loaded.config, origin)
     dtype = str(origin.get("dtype", "float32")) if config.dtype == "auto" else config.dtype
     pairs = loaded.config if isinstance(loaded.config, EncoderDecoderConfig) else None
-    tokens = hf_tokenizer.token_ids(tokenizer, pairs and pairs.target_start)
+    tokens = hf_tokenizer.token_ids(tokenizer, None if pairs is None else pairs.target_start)
     generation, notes = dict(tokens), []
     if pairs is not None and pairs.decoder_layers > pairs.encoder_layers:
         # Their cache has as many places as there are blocks that read (seen in 5.23); the others raise an IndexError.
