@@ -147,6 +147,12 @@ def _compare_pairs(ours: EncoderDecoder, theirs: Any, tokenizer: Tokenizer, vers
     return Comparison(tokens.numel(), apart, tolerance, greedy, ties, len(_TEXTS), version)
 
 
+def require_transformers() -> None:
+    """MachineError when `transformers` is missing."""
+    with _transformers():
+        pass
+
+
 @contextlib.contextmanager
 def _transformers() -> Iterator[Any]:
     """The library, kept from the network and from talking."""

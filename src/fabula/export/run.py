@@ -13,7 +13,7 @@ from fabula.checkpoint import Checkpoint, Loaded
 from fabula.config import Data, dump_json, setting
 from fabula.errors import DamagedError, InputError
 from fabula.export import families, hf, hf_tokenizer
-from fabula.export.hf_check import Comparison, check
+from fabula.export.hf_check import Comparison, check, require_transformers
 from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.kinds import AnyConfig
 from fabula.progress import Progress
@@ -102,6 +102,7 @@ def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, rep
             "blocks that read"
         )
     theirs = hf.config_json(family, loaded.config, dtype, tokens)
+    require_transformers()  # before gigabytes are written that could not be compared
     made = hf.tensors(family, theirs, model, dtype)
     lost = hf.overflowing(made)
     if lost:
