@@ -148,3 +148,13 @@ def test_a_model_that_has_diverged_says_so() -> None:
     for sampling in (GREEDY, WARM):
         with pytest.raises(DivergedError, match="logits after 3 tokens hold NaN or infinity"):
             ids_of(model, [1, 2, 3], 4, sampling)
+
+
+def test_ids_without_a_token_are_never_written() -> None:
+    model = build(config(tied=False))
+    with torch.no_grad():
+        assert model.head is not None
+        model.head.weight[10:] *= 50  # what it would write
+    free, held = (list(Engine(model, NEVER, CPU, n_ids=n).stream([1], 40, WARM)) for n in (None, 10))
+    assert max(t.id for t in free) >= 10
+    assert max(t.id for t in held) < 10

@@ -181,7 +181,8 @@ def _translate(
     for pair in pairs:
         references.setdefault(pair.source, []).append(tokenizer.decode(pair.target))
     sources = _spread(list(references), config.translations or len(references))
-    translator = Translator(model, end, device, start=tokenizer.special.of(model.config.target_start))
+    start = tokenizer.special.of(model.config.target_start)
+    translator = Translator(model, end, device, start=start, n_ids=tokenizer.vocab_size)
     found: dict[tuple[int, ...], Translated] = {}
     n_tokens = 0
     ordered = sorted(sources, key=len)

@@ -33,10 +33,14 @@ class Token:
 
 
 class Engine:
-    """Generates from one model."""
+    """Generates from one model. With `n_ids` it writes none from that id on: models may have more rows than their
+    tokenizer has tokens."""
 
-    def __init__(self, model: Decoder, end_of_document: int, device: Device, cached: bool = True) -> None:
+    def __init__(
+        self, model: Decoder, end_of_document: int, device: Device, cached: bool = True, n_ids: int | None = None
+    ) -> None:
         self.model, self.end_of_document, self.device, self.cached = model, end_of_document, device, cached
+        self.n_ids = n_ids
 
     @property
     def context_length(self) -> int:
@@ -77,6 +81,7 @@ class Engine:
                     f"the model's logits after {len(ids):,} tokens hold NaN or infinity: its weights have diverged. "
                     "Use an older checkpoint, or train with a lower learning rate (--train.optimizer.lr)"
                 )
+            logits = logits[: self.n_ids]
             number = choose(logits, ids, sampling, generator)
             ids.append(number)
             fresh = [number] if self.cached else ids

@@ -68,11 +68,11 @@ def _tokens(
     try:
         if isinstance(model, EncoderDecoder):
             start = tokenizer.special.of(model.config.target_start)
-            translator = Translator(model, end, device, cached, start)
+            translator = Translator(model, end, device, cached, start, tokenizer.vocab_size)
             source = [*ids[1:], end]
             translator.check(len(source))
             return translator.stream(source, config)
-        engine = Engine(model, end, device, cached)
+        engine = Engine(model, end, device, cached, tokenizer.vocab_size)
         engine.check(len(ids))
         return engine.stream(ids, config.max_new_tokens, config)
     except PromptError as error:

@@ -50,12 +50,19 @@ class TextSteps:
 
 
 class TranslationSteps:
-    """An encoder-decoder that writes for each of R sources; they are read once, here."""
+    """An encoder-decoder that writes for each of R sources; they are read once, here. With `n_ids` it writes no id from
+    that one on."""
 
     def __init__(
-        self, model: EncoderDecoder, source: Tensor, lengths: Tensor, device: Device, cached: bool = True
+        self,
+        model: EncoderDecoder,
+        source: Tensor,
+        lengths: Tensor,
+        device: Device,
+        cached: bool = True,
+        n_ids: int | None = None,
     ) -> None:
-        self.model, self.device = model, device
+        self.model, self.device, self.n_ids = model, device, n_ids
         with device.autocast():
             self._memory: Memory = model.remember(model.encode(source, lengths), lengths)
         self._owners = torch.arange(source.shape[0], device=source.device)
@@ -66,7 +73,7 @@ class TranslationSteps:
         if self._cache is None:
             tokens = self._seen = tokens if self._seen is None else torch.cat((self._seen, tokens), dim=1)
         with self.device.autocast():
-            return self.model.logits(self.model.decode(tokens, self._memory, self._cache)[:, -1])
+            return self.model.logits(self.model.decode(tokens, self._memory, self._cache)[:, -1])[:, : self.n_ids]
 
     def select(self, rows: Tensor) -> None:
         owners = self._owners[rows]

@@ -22,7 +22,8 @@ from fabula.model.encdec import EncoderDecoder
 
 
 class Translator:
-    """Writes with one encoder-decoder. Targets begin with `start` (None: the end-of-document id)."""
+    """Writes with one encoder-decoder. Targets begin with `start` (None: the end-of-document id) and hold no id from
+    `n_ids` on: models may have more rows than their tokenizer has tokens."""
 
     def __init__(
         self,
@@ -31,9 +32,10 @@ class Translator:
         device: Device,
         cached: bool = True,
         start: int | None = None,
+        n_ids: int | None = None,
     ) -> None:
         self.model, self.end_of_document, self.device, self.cached = model, end_of_document, device, cached
-        self.start = end_of_document if start is None else start
+        self.start, self.n_ids = end_of_document if start is None else start, n_ids
 
     @property
     def context_length(self) -> int:
@@ -110,7 +112,7 @@ class Translator:
         for row, source in enumerate(sources):
             padded[row, : len(source)] = torch.tensor(source)
         place = self.device.torch
-        return TranslationSteps(self.model, padded.to(place), lengths.to(place), self.device, self.cached)
+        return TranslationSteps(self.model, padded.to(place), lengths.to(place), self.device, self.cached, self.n_ids)
 
     def _reason(self, number: int, count: int, most: int) -> Reason:
         if number == self.end_of_document:
