@@ -21,6 +21,7 @@ from fabula.losses import IGNORE, linear_cross_entropy, linear_cross_entropy_exp
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if request.param is not None:
         monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", request.param)
+        monkeypatch.setattr(losses, "_MOST_ELEMENTS", request.param)
     return
 
 
@@ -72,15 +73,17 @@ def test_nll_of_capped_logits() -> None:
 
 
 def test_a_vocabulary_larger_than_a_chunk() -> None:
-    """A chunk of the default size holds 26 such rows; 64 are taken all the same."""
-    assert [part.stop - part.start for part in losses._chunks(70, 20_000)] == [64, 6]
-    for chunked, explicit in zip(*both(1.0, 70, 2, 20_000, True), strict=True):
+    """The most that is allowed holds 41 such rows; 64 are taken all the same."""
+    assert [part.stop - part.start for part in losses._chunks(70, 200_000)] == [64, 6]
+    assert [part.stop - part.start for part in losses._chunks(300, 50_257)] == [166, 134]
+    assert [part.stop - part.start for part in losses._chunks(300, 8192)] == [256, 44]
+    for chunked, explicit in zip(*both(1.0, 70, 2, 200_000, True), strict=True):
         torch.testing.assert_close(chunked, explicit, rtol=1e-4, atol=1e-5)
 
 
 def test_several_chunks_of_the_default_size() -> None:
-    assert len(losses._chunks(200, 9001)) == 4
-    for chunked, explicit in zip(*both(1.0, 200, 4, 9001, True, 0.2), strict=True):
+    assert len(losses._chunks(600, 9001)) == 3
+    for chunked, explicit in zip(*both(1.0, 600, 4, 9001, True, 0.2), strict=True):
         torch.testing.assert_close(chunked, explicit, rtol=1e-4, atol=1e-5)
 
 
@@ -235,6 +238,7 @@ class _Largest(TorchDispatchMode):
 
 def test_no_tensor_of_all_logits_is_ever_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", 64 * 500)
+    monkeypatch.setattr(losses, "_MOST_ELEMENTS", 64 * 500)
     n, d, v = 1000, 4, 500
     for dtype in (torch.float32, torch.bfloat16):
         hidden, weight, targets, bias = inputs(n, d, v, True, 0.1, dtype=dtype)

@@ -22,8 +22,10 @@ from torch.autograd.function import once_differentiable
 
 IGNORE = -100
 
-# Elements of one chunk of logits: 2 MB in float32, which stays in the cache of a core.
-_CHUNK_ELEMENTS = 512 * 1024
+# Elements of one chunk of logits: 2 MB in float32, which stays in the cache of a core. With a large vocabulary that
+# would be few rows, and each chunk adds to the gradient of the whole head: 256 rows then, as far as they take 32 MB
+# (measured, docs/log.md).
+_CHUNK_ELEMENTS, _ROWS, _MOST_ELEMENTS = 512 * 1024, 256, 8 * 1024 * 1024
 
 
 def linear_cross_entropy(
@@ -70,7 +72,7 @@ def token_nll(
 
 def _chunks(n: int, vocab_size: int) -> list[slice]:
     """Slices of rows whose logits fit one chunk."""
-    rows = max(64, _CHUNK_ELEMENTS // vocab_size)
+    rows = max(64, _CHUNK_ELEMENTS // vocab_size, min(_ROWS, _MOST_ELEMENTS // vocab_size))
     return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fabula.config import setting
-from fabula.model.recompute import elementwise, made_again
+from fabula.model.recompute import elementwise, gated, made_again
 from fabula.registry import Registry
 
 Activation = Callable[[Tensor], Tensor]
@@ -196,7 +196,10 @@ class Plain(FFN):
         if self.activation is F.relu:
             out: Tensor = self.down(self.activation(up))  # keeps its output alone, which `down` keeps as well
             return out
-        return _down(self.down, self.activation, up)
+        active, kept = elementwise(self.activation, up), up.detach()
+        with made_again(active, lambda: self.activation(kept)):
+            out = self.down(active)
+        return out
 
     def output_projections(self) -> list[nn.Linear]:
         return [self.down]
@@ -211,22 +214,14 @@ class Gated(FFN):
         self.down = nn.Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _down(self.down, self._gated, self.gate(x), self.up(x))
-
-    def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
-        return self.activation(gate) * up
+        gate, up = self.gate(x), self.up(x)
+        product, kept = gated(self.activation, gate, up), (gate.detach(), up.detach())
+        with made_again(product, lambda: self.activation(kept[0]).mul_(kept[1])):
+            out: Tensor = self.down(product)
+        return out
 
     def output_projections(self) -> list[nn.Linear]:
         return [self.down]
-
-
-def _down(down: nn.Module, activate: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """down(activate(*inputs)), of which the backward pass keeps the inputs alone."""
-    hidden = elementwise(activate, *inputs)
-    kept = [tensor.detach() for tensor in inputs]
-    with made_again(hidden, lambda: activate(*kept)):
-        out: Tensor = down(hidden)
-    return out
 
 
 class Mixture(FFN):
