@@ -12,9 +12,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from fabula.model import recompute
 from fabula.model.ffn import GegluFFN, GeluFFN, GluFFN, ReluFFN, SquaredReluFFN, SwigluFFN
 from fabula.model.masks import Sight
-from fabula.model.recompute import elementwise, made_again
+from fabula.model.recompute import elementwise, gated, made_again
 from fabula.model.spans import Sliding
 from tests.contracts.variants import build, config, tokens
 
@@ -50,6 +51,20 @@ def test_elementwise_is_the_function() -> None:
         out.square().sum().backward()
         gradients.append((out, a.grad, b.grad))
     assert all(torch.equal(x, y) for x, y in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 700], ids=["none", "one", "several parts"])
+def test_gated_is_the_product(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recompute, "_PART", 7 * 100)
+    gradients = []
+    for make in (lambda a, b: F.silu(a) * b, lambda a, b: gated(F.silu, a, b)):
+        # Laid out the other way round, as a projection never is and a caller might.
+        a, b = (torch.randn(7, rows, generator=torch.Generator().manual_seed(s)).t().requires_grad_() for s in (0, 1))
+        out = make(a, b)
+        (out * torch.arange(7.0)).sum().backward()
+        gradients.append((out, a.grad, b.grad))
+    for product, by_hand in zip(*gradients, strict=True):
+        torch.testing.assert_close(by_hand, product)
 
 
 @pytest.mark.parametrize("linears", [1, 3])
