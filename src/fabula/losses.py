@@ -23,9 +23,9 @@ from torch.autograd.function import once_differentiable
 IGNORE = -100
 
 # Elements of one chunk of logits: 2 MB in float32, which stays in the cache of a core. With a large vocabulary that
-# would be few rows, and each chunk adds to the gradient of the whole head: 256 rows then, as far as they take 32 MB
+# would be few rows, and each chunk adds to the gradient of the whole head: 128 rows then, as far as they take 32 MB
 # (measured, docs/log.md).
-_CHUNK_ELEMENTS, _ROWS, _MOST_ELEMENTS = 512 * 1024, 256, 8 * 1024 * 1024
+_CHUNK_ELEMENTS, _ROWS, _MOST_ELEMENTS = 512 * 1024, 128, 8 * 1024 * 1024
 
 
 def linear_cross_entropy(
