@@ -343,8 +343,8 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float, log
             may, q.shape[0] if per_row else None, None, sight.n_queries, sight.n_keys, device=q.device
         )
     assert isinstance(sight.block_mask, BlockMask)
-    run = _compiled() if q.device.type == "cuda" else flex_attention
-    out: Tensor = run(  # type: ignore[operator]
+    run: Any = _compiled() if q.device.type == "cuda" else flex_attention
+    out: Tensor = run(
         q,
         k,
         v,
