@@ -138,8 +138,6 @@ def save(
     facts: Data,
 ) -> Checkpoint:
     """Publish `folder/step-NNNNNN`; when this returns it is durable. Non-finite weights are refused."""
-    from safetensors.torch import save_file
-
     weights = {name: t.detach().contiguous().cpu() for name, t in model.state_dict().items()}
     bad = [name for name, t in weights.items() if not bool(t.isfinite().all())]
     if bad:
@@ -153,13 +151,13 @@ def save(
     size = sum(t.numel() * t.element_size() for t in (*weights.values(), *kept.values())) + _SMALL_FILES
     storage.require_space(folder, size, f"the checkpoint of step {step:,}")
     with storage.publish(final, manifest) as building:
-        save_file(weights, building / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(building / WEIGHTS, weights)
         faults.point("checkpoint.weights")
         storage.write_json(building / CONFIG, described(model.config))
         tokenizer.save(building)
         storage.write_json(building / TRAINER, trainer)
         faults.point("checkpoint.trainer")
-        save_file(kept, building / OPTIMIZER)
+        write_tensors(building / OPTIMIZER, kept)
         faults.point("checkpoint.optimizer")
     faults.point("checkpoint.saved")
     return Checkpoint(final, storage.read_json(final / storage.MANIFEST))
@@ -170,17 +168,26 @@ def save_imported(final: Path, model: AnyModel, tokenizer: Tokenizer, origin: Da
 
     It is a MODEL as any other, but no run can be resumed from it.
     """
-    from safetensors.torch import save_file
-
     weights = {name: t.detach().contiguous().cpu() for name, t in model.state_dict().items()}
     manifest = {"format": FORMAT, "kind": "checkpoint", "step": 0, "tokenizer": tokenizer.fingerprint, "origin": origin}
     size = sum(t.numel() * t.element_size() for t in weights.values()) + _SMALL_FILES
     storage.require_space(final.parent, size, "the imported model")
     with storage.publish(final, manifest) as building:
-        save_file(weights, building / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(building / WEIGHTS, weights)
         storage.write_json(building / CONFIG, described(model.config))
         tokenizer.save(building)
     return Checkpoint(final, storage.read_json(final / storage.MANIFEST))
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A safetensors file, readable by whoever may read the folder it is in: the library writes it for its owner alone.
+
+    It says that it is of torch, which transformers asks for.
+    """
+    from safetensors.torch import save_file
+
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def _described(path: Path, manifest: Data) -> Checkpoint:

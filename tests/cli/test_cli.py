@@ -132,6 +132,13 @@ def test_all_problems_of_a_recipe_at_once(cli: Cli, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tiny.toml"]
 
 
+def test_settings_for_a_verb_without_any_are_named_as_such(cli: Cli) -> None:
+    code, _, err = cli("doctor", "--train.budget", "1m")
+    assert code == 2
+    assert "takes no settings" in err
+    assert "--set" not in err
+
+
 def test_dotted_settings_in_both_spellings() -> None:
     assert overrides.gather(["run", "--train.budget", "1m", "--model.n-layers=2", "--name", "a"]) == [
         *["run", "--set", "train.budget=1m", "--set", "model.n_layers=2", "--name", "a"]

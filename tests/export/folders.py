@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from fabula import checkpoint
 from fabula.config import dump_json
 from fabula.export import hf
 from fabula.export.families import families
@@ -33,7 +34,7 @@ def write(
     folder.mkdir(parents=True)
     theirs = hf.config_json(families.get(family), model.config, dtype, {"eos_token_id": 0})
     (folder / CONFIG).write_text(dump_json(theirs), encoding="utf-8")
-    hf.write_weights(folder / WEIGHTS, hf.tensors(families.get(family), theirs, model, dtype))
+    checkpoint.write_tensors(folder / WEIGHTS, hf.tensors(families.get(family), theirs, model, dtype))
     if tokenizer is not None:
         tokenizer.save(folder)
     return model

@@ -155,13 +155,13 @@ def test_what_differs_is_not_published(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write = hf.write_weights
+    write = checkpoints.write_tensors
 
     def spoilt(path: Path, made: dict[str, torch.Tensor]) -> None:
         spoil(made)
         write(path, made)
 
-    monkeypatch.setattr(hf, "write_weights", spoilt)
+    monkeypatch.setattr(checkpoints, "write_tensors", spoilt)
     with pytest.raises(InputError, match=said):
         stage.run(ExportConfig(), loaded, tmp_path / "out", Silent())
     assert names(tmp_path) == {"theirs"}

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import fabula
+from fabula import checkpoint
 from fabula.errors import ConfigError, DamagedError, InputError
 from fabula.export import hf, hf_check
 from fabula.export import run as stage
@@ -175,7 +176,7 @@ def test_the_style_of_transformers_4(name: str, tmp_path: Path) -> None:
     tensors["decoder.embed_tokens.weight"] = tensors.pop("shared.weight")
     tensors["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = torch.ones(8, 4)
     (tmp_path / "model" / "config.json").write_text(json.dumps(data))
-    hf.write_weights(tmp_path / "model" / "model.safetensors", tensors)
+    checkpoint.write_tensors(tmp_path / "model" / "model.safetensors", tensors)
     found = hf.read(tmp_path / "model")
     assert len(found.notes) == 1
     assert "1 tensors that are no weights were left out" in found.notes[0]
@@ -190,7 +191,7 @@ def test_tables_that_are_no_longer_equal_are_refused(tmp_path: Path) -> None:
     save_random("1.0", tmp_path / "model")
     tensors = load_file(tmp_path / "model" / "model.safetensors")
     tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"] + 1
-    hf.write_weights(tmp_path / "model" / "model.safetensors", tensors)
+    checkpoint.write_tensors(tmp_path / "model" / "model.safetensors", tensors)
     with pytest.raises(ConfigError, match=r"encoder.embed_tokens.weight is tied to shared.weight .*, but differs"):
         hf.read(tmp_path / "model")
 

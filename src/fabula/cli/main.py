@@ -118,4 +118,6 @@ def _run(given: list[str], debug: bool) -> int:
 
 def _plain(error: CycloptsError) -> str:
     text = " ".join(str(error).split())
+    if '"--set"' in text or "option: --set" in text:
+        return "this command takes no settings of a recipe (--section.name VALUE); see --help"
     return text if "--help" in text else f"{text} (see --help)"

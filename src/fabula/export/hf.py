@@ -384,14 +384,6 @@ def tensors(family: Family, theirs: Theirs, model: AnyModel, dtype: str) -> dict
     return made
 
 
-def write_weights(path: Path, made: dict[str, Tensor]) -> None:
-    """A safetensors file as transformers expects it, readable by whoever may read the config.json beside it."""
-    from safetensors.torch import save_file
-
-    save_file(made, path, metadata={"format": "pt"})
-    path.chmod(path.with_name(CONFIG).stat().st_mode)  # the library writes it for its owner alone
-
-
 def config_json(family: Family, config: AnyConfig, dtype: str, tokens: Data) -> Theirs:
     """config.json; `tokens` are the ids of roles (eos_token_id, ...). Read alike by transformers 4 and 5."""
     theirs = to_theirs(family, config)

@@ -121,7 +121,7 @@ def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, rep
             }
             for name, text in texts.items():
                 storage.write_text(building / name, text)
-            hf.write_weights(building / hf.WEIGHTS, made)
+            checkpoints.write_tensors(building / hf.WEIGHTS, made)
         count = len(made)
         made.clear()  # room for theirs
         with progress.task("reading it with transformers and comparing", None, ""):
