@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from fabula.config import build, to_data
 from fabula.corpus.document import Document, Quarantined
-from fabula.corpus.run import Corpus, CorpusConfig, Funnel, _between, _pieces, run, survey
+from fabula.corpus.run import Corpus, CorpusConfig, Funnel, _between, _pieces, run
+from fabula.corpus.survey import survey
 from fabula.errors import ConfigError, SourceError
 
 REPOSITORY = Path(__file__).parents[2]

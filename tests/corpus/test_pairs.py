@@ -10,7 +10,8 @@ import pytest
 from fabula.config import build
 from fabula.corpus.document import Document, Quarantined
 from fabula.corpus.readers import READERS, Reading, TextFile
-from fabula.corpus.run import Corpus, CorpusConfig, Funnel, survey
+from fabula.corpus.run import Corpus, CorpusConfig, Funnel
+from fabula.corpus.survey import survey
 from fabula.errors import ConfigError, SourceError
 
 PAIRS = [("Go.", "Ve."), ("Hi.", "Hola."), ("Fire!", "¡Fuego!"), ('Say "no".', "Di «no».")]

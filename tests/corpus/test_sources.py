@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fabula.corpus import document as document_module
-from fabula.corpus import readers, streams
+from fabula.corpus import json_values, readers, streams
 from fabula.corpus.document import Document, Quarantined
 from fabula.corpus.readers import READERS, Mode, Reading
 from fabula.corpus.sources import Files, find, kind_of
@@ -328,11 +328,13 @@ def test_bad_elements_of_a_json_list(tmp_path: Path) -> None:
     assert texts(path) == []
 
 
-def test_a_large_json_list_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MAX_JSON_LIST_BYTES", 10 << 20)
+def test_an_element_of_a_json_list_that_does_not_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_values, "_MAX_ELEMENT_CHARACTERS", 1 << 20)
     path = tmp_path / "a.json"
-    path.write_text('["' + "a" * (11 << 20) + '"]')
-    with pytest.raises(SourceError, match=r"a JSON list above 10 MiB.*jq"):
+    path.write_text('["uno",\n "' + "a" * (3 << 20))
+    with pytest.raises(SourceError, match=r"line 2: an element of the list does not end within 1 Mi characters.*jsonl"):
         read(path)
 
 

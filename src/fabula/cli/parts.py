@@ -20,14 +20,14 @@ data = App(name="data")
 model = App(name="model")
 model.command("fabula.cli.masks:masks", name="masks", help="Draw who may see whom.")
 
-Source = Annotated[str, Parameter(help="fables:es, fables:en, a file, a folder or a pattern")]
+Source = Annotated[str, Parameter(help="fables:es, fables:en, a file, a folder, a pattern or hf:owner/name")]
 TokenizerPath = Annotated[Path, Parameter(help="a run folder, a tokenizer's folder or its tokenizer.json")]
 
 
 @corpus.command(name="show")
 def corpus_show(source: Source, /, *, json: Json = False, settings: Settings = ()) -> None:
     """What a corpus holds: documents, lengths, words, what would be dropped, its beginnings."""
-    from fabula.corpus.run import survey
+    from fabula.corpus.survey import survey
 
     config = _section("corpus", [("corpus.source", source), *overrides.split(settings)])
     found = survey(config.corpus)
@@ -35,27 +35,69 @@ def corpus_show(source: Source, /, *, json: Json = False, settings: Settings = (
         console.out_json(found)
         return
     sizes, funnel = found["document_bytes"], found["funnel"]
+    name = next(iter(found["records"])) if len(found["records"]) == 1 else "documents"
+    turns = f", {found['turns'] / found['documents']:.1f} turns on average" if name == "conversations" else ""
     rows = [
-        ("documents", f"{found['documents']:,}"),
+        (name, f"{found['documents']:,}{turns}"),
         ("text", f"{console.n_bytes(found['bytes'])}, {found['words']:,} words"),
-        ("document", f"{sizes['mean']:,.0f} bytes on average, half of them {sizes['p25']:,} to {sizes['p75']:,}"),
+        (
+            name.removesuffix("s"),
+            f"{sizes['mean']:,.0f} bytes on average, half of them {sizes['p25']:,} to {sizes['p75']:,}",
+        ),
         ("different words", f"{found['distinct_words']['count']:,} among {found['distinct_words']['among_first']:,}"),
-        ("training", f"{funnel['documents']['train']:,} documents"),
-        ("validation", f"{funnel['documents']['validation']:,} documents"),
+        ("training", f"{funnel['documents']['train']:,} {name}"),
+        ("validation", f"{funnel['documents']['validation']:,} {name}"),
         (
             "dropped",
             f"{funnel['duplicates']:,} repeated, {funnel['empty']:,} empty, {funnel['quarantined']:,} unreadable",
         ),
     ]
+    if funnel["useless"]:
+        rows.append(("set aside", f"{funnel['useless']:,} with nothing to learn; the first: {_first_useless(funnel)}"))
     if found["entropy_bits_per_byte"] is not None:
         rows.append(("entropy", f"{found['entropy_bits_per_byte']:.4f} bits per byte; no model can pass it"))
     console.out(console.table(rows))
-    for note in found["notes"]:
+    for note in [*found["notes"], *source_lines(found["sources"])]:
         console.out(f"- {note}")
     for first in found["first"]:
-        console.out(f"\n[{first['origin']}, {first['split']}]\n{first['text'].strip()}")
-        if "target" in first:
-            console.out(f"→ {first['target'].strip()}")
+        console.out(f"\n[{first['origin']}, {first['split']}]\n{_beginning(first)}")
+
+
+def _first_useless(funnel: dict[str, Any]) -> str:
+    return next(
+        (f"line {r['line']:,}: {r['reason']}" for r in funnel["first_quarantined"] if r["useless"]), "none listed"
+    )
+
+
+def source_lines(sources: list[dict[str, Any]]) -> list[str]:
+    """Licence and citation of every source that has them; who has none is told to say it."""
+    lines = []
+    for source in sources:
+        licence = source["licence"] or "not stated; say it with --corpus.licence"
+        where = f" ({source['licence_from']})" if source["licence"] else ""
+        lines.append(f"{source['spec']}: licence: {licence}{where}")
+        if source["citation"]:
+            lines.append(f"{source['spec']}: cite: {' '.join(source['citation'].split())[:300]}")
+    return lines
+
+
+def _beginning(first: dict[str, Any]) -> str:
+    """The beginning of a record: a text, a pair, the turns of a conversation, or a prompt with both answers."""
+    if "text" in first:
+        pair = f"\n→ {first['target'].strip()}" if "target" in first else ""
+        return f"{first['text'].strip()}{pair}"
+    if "turns" in first:
+        return _turns(first["turns"])
+    return "\n".join(
+        [
+            _turns(first["prompt"]),
+            *(f"{sign} {_turns(first[name])}" for sign, name in (("+", "chosen"), ("-", "rejected"))),
+        ]
+    )
+
+
+def _turns(turns: list[dict[str, str]]) -> str:
+    return "\n".join(f"{turn['role']}: {turn['content'].strip()}" for turn in turns)
 
 
 @corpus.command(name="write")
@@ -192,6 +234,8 @@ def data_show(folder: Path, /, *, json: Json = False) -> None:
         f"ids are {shards.dtype.name}, of a vocabulary of {shards.manifest['vocab_size']:,}; dropped: "
         f"{funnel['duplicates']:,} repeated, {funnel['empty']:,} empty, {funnel['quarantined']:,} unreadable"
     )
+    for line in source_lines(shards.manifest.get("sources", [])):
+        console.out(f"- {line}")
 
 
 @model.command(name="list")

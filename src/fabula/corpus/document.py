@@ -45,7 +45,8 @@ class Quarantined:
 
     `line` counts from 1 (in a table without lines, such as Parquet, it is the row); `byte` counts from 0 at
     the start of the (decompressed) file and is None where a format has no such thing. Both point at the first
-    bad byte where there is one, else at the start of the record.
+    bad byte where there is one, else at the start of the record. `useless` is what could be read but teaches
+    nothing (an empty answer): it is set aside as well, but speaks of no damage.
     """
 
     file: str
@@ -53,6 +54,7 @@ class Quarantined:
     byte: int | None
     reason: str
     excerpt: str
+    useless: bool = False
 
     @property
     def place(self) -> str:

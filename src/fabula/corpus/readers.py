@@ -1,21 +1,20 @@
 """One reader per kind of file, registered by suffix: a file in, a stream of documents out.
 
-A reader is a function `(file, reading, reject) -> Iterator[Document]`. It hands records it cannot read
+A reader is a function `(file, reading, reject) -> Iterator[Record]`. It hands records it cannot read
 exactly to `reject` and goes on; it raises SourceError for what makes the whole file useless. To add a kind,
 register a function. Every reader streams: it holds one document (or one Parquet batch) at a time. The one
-exception is a JSON list, which has no records before its last bracket; it is refused above
-`MAX_JSON_LIST_BYTES`.
+exception is a single JSON object, see `json_values`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from fabula.corpus import json_values
 from fabula.corpus.document import (
     MAX_DOCUMENT_BYTES,
     SPACE,
@@ -27,23 +26,15 @@ from fabula.corpus.document import (
     excerpt,
     too_long,
 )
-from fabula.corpus.streams import BLOCK_BYTES, UTF8_MARK, head, lines, opened
+from fabula.corpus.json_values import Value, utf8_bytes
+from fabula.corpus.records import FIELDS, Kind, Record, Useless, record_of
+from fabula.corpus.streams import BLOCK_BYTES, COMPRESSED, TextFile, head, lines, opened
 from fabula.errors import SourceError
 from fabula.registry import Registry
 
 Mode = Literal["file", "marker", "blank", "line"]
 
-MAX_JSON_LIST_BYTES = 256 << 20
-
-_PARQUET_ROWS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class TextFile:
-    """A file to read: where it is, and the name that its documents carry as their origin."""
-
-    path: Path
-    name: str
+_WIKIPEDIA = re.compile(r"wiki_\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +46,16 @@ class Reading:
     document_bytes: int = 4096
     text_field: str = "text"
     pair: tuple[str, str] | None = None  # fields of source and target
+    records: Kind = "auto"  # what is still "auto" when a file is read is documents, or pairs
+    title_field: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Fields that a record may be known by."""
+        return (*(self.pair or (self.text_field,)), *FIELDS)
 
 
-Reader = Callable[[TextFile, Reading, Reject], Iterator[Document]]
+Reader = Callable[[TextFile, Reading, Reject], Iterator[Record]]
 
 READERS: Registry[Reader] = Registry("kind of text file")
 PLAIN = (".txt", ".md", ".markdown")
@@ -172,154 +170,72 @@ def _document(file: TextFile, raw: bytes, line: int, byte: int, reject: Reject) 
 
 @READERS.register(".jsonl")
 @READERS.register(".ndjson")
-def read_json_lines(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Document]:
+def read_json_lines(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Record]:
     """One JSON object (or string) a line."""
-    path = str(file.path)
-    for number, byte, raw in lines(file.path):
-        if raw is None:
-            reject(too_long(path, number, byte))
-            continue
-        if not raw.strip():
-            continue
-        line = decode(raw, path, number, byte)
-        if isinstance(line, Quarantined):
-            reject(line)
-            continue
-        try:
-            # Without the line end a string that never closes is called just that.
-            record = json.loads(line.rstrip("\r\n"))
-        except json.JSONDecodeError as error:
-            at = len(line[: error.pos].encode("utf-8"))
-            reason = f"broken JSON: {error.msg} at column {error.colno}"
-            reject(Quarantined(path, number, byte + at, reason, excerpt(raw, at)))
-            continue
-        except (ValueError, RecursionError) as error:
-            # Numbers of thousands of digits, or thousands of nested brackets.
-            reject(Quarantined(path, number, byte, f"JSON that cannot be read: {error}", excerpt(raw)))
-            continue
-        made = _document_of(record, reading, f"{file.name}, line {number}")
-        if isinstance(made, str):
-            reject(Quarantined(path, number, byte, made, excerpt(raw)))
-        else:
-            yield made
+    return _records(file, json_values.of_lines(file, reject), reading, reject)
 
 
 @READERS.register(".json")
-def read_json(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Document]:
-    """A list of objects or strings; anything else is taken for one record a line."""
-    start = head(file.path, BLOCK_BYTES).removeprefix(UTF8_MARK).lstrip(SPACE_BYTES)
-    if not start.startswith(b"["):
-        yield from read_json_lines(file, reading, reject)
-        return
+def read_json(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Record]:
+    """A list of objects or strings, an object that holds one, a table by columns, or one record a line."""
+    return _records(file, json_values.of_file(file, reading.names, reject), reading, reject)
+
+
+@READERS.register("wiki_00")
+def read_wikipedia(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Record]:
+    """The articles of a Wikipedia dump as WikiExtractor writes them with --json: files without a suffix."""
+    if head(file.path, BLOCK_BYTES).lstrip(SPACE_BYTES).startswith(b"<doc "):
+        raise SourceError(f"{file.path}: articles between <doc> tags; run WikiExtractor with --json")
+    return read_json_lines(file, reading, reject)
+
+
+def _records(file: TextFile, values: Iterator[Value], reading: Reading, reject: Reject) -> Iterator[Record]:
     path = str(file.path)
-    with opened(file.path) as (stream, byte):
-        raw = stream.read(MAX_JSON_LIST_BYTES + 1)
-    if len(raw) > MAX_JSON_LIST_BYTES:
-        raise SourceError(
-            f"{path}: a JSON list above {MAX_JSON_LIST_BYTES >> 20} MiB cannot be read piece by piece; "
-            "make it one record a line with: jq -c '.[]' OLD.json > NEW.jsonl"
-        )
-    # Bad bytes become lone surrogates here, only so that the good elements around them can still be told
-    # apart.
-    content = raw.decode("utf-8", "surrogateescape")
-    del raw
-    line = 1
-    counted = 0
-    for begin, end, record in _elements(content, path):
-        between = content[counted:begin]
-        line, byte, counted = line + between.count("\n"), byte + _utf8_bytes(between), begin
-        source = content[begin:end]
-        bad = _ESCAPED_BYTE.search(source)
-        if bad:
-            at = bad.start()
-            reason = f"not UTF-8: byte 0x{ord(bad[0]) - 0xDC00:02x}"
-            shown = excerpt(source.encode("utf-8", "surrogateescape"), _utf8_bytes(source[:at]))
-            place = (line + source.count("\n", 0, at), byte + _utf8_bytes(source[:at]))
-            reject(Quarantined(path, *place, reason, shown))
-            continue
-        made = _document_of(record, reading, f"{file.name}, line {line}")
+    for place, line, byte, value, raw in values:
+        made = record_of(value, reading, f"{file.name}, {place}")
         if isinstance(made, str):
-            reject(Quarantined(path, line, byte, made, excerpt(source[:100].encode())))
-        elif any(len(t) * 4 > MAX_DOCUMENT_BYTES and _utf8_bytes(t) > MAX_DOCUMENT_BYTES for t in made.texts):
-            reject(too_long(path, line, byte, source[:100].encode()))
+            reject(Quarantined(path, line, byte, made, excerpt(raw), isinstance(made, Useless)))
+        elif any(len(t) * 4 > MAX_DOCUMENT_BYTES and utf8_bytes(t) > MAX_DOCUMENT_BYTES for t in made.texts):
+            reject(too_long(path, line, byte, raw))
         else:
             yield made
 
 
-_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
-_JSON_SPACE = re.compile(r"[ \t\r\n]*")
+def first_fields(file: TextFile, reading: Reading) -> list[str]:
+    """The names of the fields of a file's first object; of a table its columns. [] where there are none."""
+    kind = kind_of(file.path)
+    if kind in (".csv", ".tsv", ".parquet"):
+        from fabula.corpus import tables
+
+        return tables.columns(file)
+    if kind in PLAIN:
+        return []
+    ignore: Reject = lambda _: None  # noqa: E731
+    values = json_values.of_file(file, reading.names, ignore) if kind == ".json" else json_values.of_lines(file, ignore)
+    return next((list(value.value) for value in values if isinstance(value.value, dict)), [])
 
 
-def _elements(content: str, path: str) -> Iterator[tuple[int, int, Any]]:
-    """The elements of a JSON list as (begin, end, value); SourceError where the list is broken."""
-    decoder = json.JSONDecoder()
-
-    def skip(at: int) -> int:
-        match = _JSON_SPACE.match(content, at)
-        return match.end() if match else at
-
-    at = skip(skip(0) + 1)
-    try:
-        while content[at : at + 1] != "]":
-            record, end = decoder.raw_decode(content, at)
-            yield at, end, record
-            at = skip(end)
-            if content[at : at + 1] == ",":
-                at = skip(at + 1)
-            elif content[at : at + 1] != "]":
-                raise json.JSONDecodeError("Expecting ',' or ']'", content, at)
-        if skip(at + 1) != len(content):
-            raise json.JSONDecodeError("Extra data after the list", content, at + 1)
-    except json.JSONDecodeError as error:
-        raise SourceError(
-            f"{path}, line {error.lineno:,}, column {error.colno}: broken JSON ({error.msg}); the rest of a list "
-            "cannot be told apart after that. Mend it, or convert it to one record a line (.jsonl)"
-        ) from None
-    except RecursionError:
-        raise SourceError(f"{path}: JSON nested too deeply; one record a line (.jsonl) is read") from None
+# ---- kinds of files ----------------------------------------------------------------------------------------
 
 
-def _document_of(record: Any, reading: Reading, origin: str) -> Document | str:
-    """The document in a record, or the reason why there is none."""
-    if reading.pair is None:
-        text, problem = _text_of(record, reading.text_field)
-        return problem or Document(text, origin)
-    if not isinstance(record, dict):
-        return f"expected an object with a source and a target, got {_kind(record)}"
-    source, problem = _text_of(record, reading.pair[0])
-    target, also = _text_of(record, reading.pair[1])
-    return problem or also or Document(source, origin, target=target)
+def kind_of(path: Path) -> str:
+    """The suffix that names a file's reader, without the compression; "" when there is none."""
+    name = path.name.lower()
+    for suffix in COMPRESSED:
+        if name.endswith(suffix):
+            inner = _kind(name.removesuffix(suffix))
+            # Parquet compresses its own columns and is read from both ends: no stream.
+            return "" if inner == ".parquet" else inner
+    return _kind(name)
 
 
-def _text_of(record: Any, field: str) -> tuple[str, str]:
-    """The text of a record and "", or "" and the reason why it has none. "a.b" is the field b of the object in a."""
-    if isinstance(record, str):
-        text: Any = record
-    elif not isinstance(record, dict):
-        return "", f"expected an object or a string, got {_kind(record)}"
-    elif field not in record:
-        outer, _, inner = field.partition(".")
-        if inner and isinstance(record.get(outer), dict):
-            return _text_of(record[outer], inner)
-        has = ", ".join(str(k) for k in list(record)[:8]) or "nothing"
-        return "", f'no field "{field}"; the record has: {has}'
-    else:
-        text = record[field]
-    if not isinstance(text, str):
-        return "", f'the field "{field}" holds {_kind(text)}, not text'
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            bad = f"U+{ord(text[error.start]):04X}"
-            return "", f"lone surrogate {bad} at character {error.start:,} of the text"
-    return text, ""
+def _kind(name: str) -> str:
+    if _WIKIPEDIA.fullmatch(name):
+        return "wiki_00"
+    suffix = Path(name).suffix
+    return suffix if suffix in READERS else ""
 
 
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", bool: "true or false", type(None): "null", str: "text"}
-    return names.get(type(value), "a number")
-
-
-def _utf8_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
+def is_plain(path: Path) -> bool:
+    """Whether a file is plain text, that is: has no records of its own."""
+    return kind_of(path) in PLAIN

@@ -8,15 +8,16 @@ files. Documents with the same text are kept once; the first one stays.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal, TypeVar, overload
 
 from fabula.config import Data, setting, to_data
-from fabula.corpus.document import MAX_DOCUMENT_BYTES, Document, Quarantined, Reject
+from fabula.corpus.document import Document, Quarantined, Reject
+from fabula.corpus.provenance import stated
 from fabula.corpus.readers import Reading
+from fabula.corpus.records import Kind, Record
 from fabula.corpus.sources import Source, find
 from fabula.corpus.split import Seen, Split, content_key, position_of, split_of
 from fabula.errors import SourceError
@@ -31,13 +32,27 @@ _FIRST_QUARANTINED = 10
 _CHECK_EVERY = 1000
 _PIECE_CHARACTERS = 1 << 14
 
+R = TypeVar("R", Document, Record)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetConfig:
+    """Which part of a Hugging Face dataset is read, where its name (hf:owner/name?split=...) does not say so."""
+
+    config: str | None = setting(None, "the configuration, such as a language; none where there is only one")
+    split: str | None = setting(None, "the split; none takes train, or the only one")
+    revision: str | None = setting(None, "commit, tag or branch; none takes the main branch as it is now")
+    streaming: bool | None = setting(
+        None, "read over the network each time, keeping nothing; none: above 1 GiB, smaller ones are kept in the cache"
+    )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusConfig:
     """Where the text comes from, how it is cut into documents, and which of them are for validation."""
 
     source: str = setting(
-        "fables:es", "fables:es | fables:en | fables:es+en, a file, a folder or a pattern; or several"
+        "fables:es", "fables:es | fables:en | fables:es+en, a file, a folder, a pattern or hf:owner/name; or several"
     )
     validation_source: str | None = setting(None, "separate text for validation, instead of a share of the source")
     validation: float = setting(0.05, "share of the documents for validation, above 0 and at most 0.5")
@@ -47,6 +62,8 @@ class CorpusConfig:
     marker: str = setting("<|endoftext|>", "what stands between documents in plain text")
     document_bytes: int = setting(4096, "blank, line: blocks are joined until a document has this size; 0 = never")
     text_field: str = setting("text", "the field or column that holds the text (JSONL, JSON, CSV, TSV, Parquet)")
+    title_field: str = setting("", "a field or column with a title to put above the text (Wikipedia: title)")
+    records: Kind = setting("auto", "what a record is; auto goes by the names of its fields, pairs need two of them")
     source_field: str | None = setting(
         None, "records are pairs (of a translation, a summary): the field of what is read, or its column's number"
     )
@@ -54,6 +71,11 @@ class CorpusConfig:
     documents: int = setting(0, "documents taken from each source at most; 0 = all, 20,000 for the generator")
     max_quarantined: float = setting(0.001, "share of unreadable records above which the run stops")
     seed: int = setting(0, "of the generator and of the choice of validation documents")
+    licence: str = setting(
+        "", "the licence of the text, where its folder does not say; it goes with the data and the model"
+    )
+    citation: str = setting("", "how the text is to be cited, likewise")
+    dataset: DatasetConfig = setting(factory=DatasetConfig)
 
     def __post_init__(self) -> None:
         for name in ("source", "validation_source"):
@@ -81,6 +103,10 @@ class CorpusConfig:
                     f'source_field="{self.source_field}" and target_field="{self.target_field}" must be two names of '
                     "fields, or the numbers of two columns counted from 1 (of a table without a row of names)"
                 )
+        if self.pair is not None and self.records not in ("auto", "pairs"):
+            raise ValueError(f'records="{self.records}" contradicts source_field and target_field: those make pairs')
+        if self.pair is None and self.records == "pairs":
+            raise ValueError('records="pairs" needs source_field="..." and target_field="...": a pair has two texts')
         for name in ("document_bytes", "documents", "seed"):
             value = getattr(self, name)
             if value < 0:
@@ -96,7 +122,9 @@ class CorpusConfig:
     def reading(self) -> Reading:
         """How files are read."""
         cut = "blank" if self.split == "auto" else self.split
-        return Reading(cut, self.marker, self.document_bytes, self.text_field, self.pair)
+        return Reading(
+            cut, self.marker, self.document_bytes, self.text_field, self.pair, self.records, self.title_field
+        )
 
 
 def _none_yet() -> dict[Split, int]:
@@ -118,6 +146,7 @@ class Funnel:
     duplicates: int = 0
     in_validation: int = 0  # training documents dropped because they stand in the validation source
     quarantined: int = 0
+    useless: int = 0  # set aside too, but no damage: empty answers, two answers that are the same
     first_quarantined: list[Quarantined] = field(default_factory=list)
     # None once a document came without: a sum over some of them means nothing.
     surprisal_bits: dict[Split, float] | None = field(default_factory=_no_bits_yet)
@@ -125,21 +154,25 @@ class Funnel:
     @property
     def records(self) -> int:
         """All that was met, whatever became of it."""
-        dropped = self.empty + self.duplicates + self.in_validation + self.quarantined
+        dropped = self.empty + self.duplicates + self.in_validation + self.quarantined + self.useless
         return sum(self.documents.values()) + dropped
 
-    def keep(self, split: Split, document: Document, size: int) -> None:
+    def keep(self, split: Split, document: Record, size: int) -> None:
         """Count a document of `size` bytes that is passed on."""
         self.documents[split] += 1
         self.bytes[split] += size
-        if document.surprisal_bits is None:
+        bits = document.surprisal_bits if isinstance(document, Document) else None
+        if bits is None:
             self.surprisal_bits = None
         elif self.surprisal_bits is not None:
-            self.surprisal_bits[split] += document.surprisal_bits
+            self.surprisal_bits[split] += bits
 
     def reject(self, record: Quarantined) -> None:
-        """Count a record that could not be read, and hand it to the sink."""
-        self.quarantined += 1
+        """Count a record that could not be read, or that teaches nothing, and hand it to the sink."""
+        if record.useless:
+            self.useless += 1
+        else:
+            self.quarantined += 1
         if len(self.first_quarantined) < _FIRST_QUARANTINED:
             self.first_quarantined.append(record)
         if self.sink is not None:
@@ -156,6 +189,7 @@ class Funnel:
             "duplicates": self.duplicates,
             "in_validation": self.in_validation,
             "quarantined": self.quarantined,
+            "useless": self.useless,
             "first_quarantined": [to_data(record) for record in self.first_quarantined],
             "surprisal_bits": dict(self.surprisal_bits or {}) if known else None,
         }
@@ -172,12 +206,19 @@ class Corpus:
     def __init__(self, config: CorpusConfig) -> None:
         self.config = config
         reading = config.reading()
-        self.sources = find(config.source, reading, config.split, config.documents, config.seed)
+        self.sources = find(
+            config.source, reading, config.split, config.documents, config.seed, to_data(config.dataset)
+        )
         self.validation_sources: list[Source] = []
         if config.validation_source is not None:
             # Another seed: a generator that is to validate itself would otherwise repeat the training.
             self.validation_sources = find(
-                config.validation_source, reading, config.split, config.documents, config.seed + 1
+                config.validation_source,
+                reading,
+                config.split,
+                config.documents,
+                config.seed + 1,
+                to_data(config.dataset),
             )
         self._training_bytes: int | None = None
 
@@ -191,8 +232,12 @@ class Corpus:
         exact = sum(source.disk_bytes for source in sources) < _SMALL_CORPUS_BYTES
         settings = to_data(self.config)
         # Neither where the files lie matters, nor how many bad records would have stopped the run.
-        for name in ("source", "validation_source", "max_quarantined"):
+        for name in ("source", "validation_source", "max_quarantined", "licence", "citation", "dataset"):
             del settings[name]
+        # What was prepared before there were these stays valid.
+        for name, unset in (("title_field", ""), ("records", "auto")):
+            if settings[name] == unset:
+                del settings[name]
         if self.config.pair is None:
             # What was prepared before there were pairs stays valid.
             del settings["source_field"], settings["target_field"]
@@ -213,16 +258,26 @@ class Corpus:
 
         Raises SourceError when too many records are unreadable, and at the end when a split got no document.
         """
+        return self._once(self._read(self._rejecting(funnel)), funnel)
+
+    def records(self, funnel: Funnel) -> Iterator[tuple[Split, Record]]:
+        """The same for typed records: conversations and preferences are not turned into text.
+
+        They are split by their prompt, so that several answers to one question are on one side.
+        """
+        return self._once(self._read(self._rejecting(funnel), typed=True), funnel)
+
+    def _once(self, records: Iterator[tuple[Split | None, R]], funnel: Funnel) -> Iterator[tuple[Split, R]]:
+        """Each record once, with its split, which the first of its texts decides."""
         lowest, highest = 1.0, 0.0
         with Seen() as seen, Seen() as held_out:
-            for given, document in self._read(self._rejecting(funnel)):
-                raw = document.text.encode("utf-8")
-                key = content_key(raw)
-                size, whole = len(raw), key
-                if document.target is not None:
-                    other = document.target.encode("utf-8")
-                    # Of both keys, so that text moved from one half to the other makes another pair.
-                    size, whole = size + len(other), content_key(key + content_key(other))
+            for given, document in records:
+                first, *others = (text.encode("utf-8") for text in document.texts)
+                key = whole = content_key(first)
+                size = len(first) + sum(map(len, others))
+                for other in others:
+                    # Of both keys, so that text moved from one half of a pair to the other makes another pair.
+                    whole = content_key(whole + content_key(other))
                 if not all(text.strip() for text in document.texts):
                     funnel.empty += 1
                 elif given == "train" and key in held_out:
@@ -285,15 +340,26 @@ class Corpus:
             )
         return notes
 
-    def _read(self, reject: Reject) -> Iterator[tuple[Split | None, Document]]:
+    @overload
+    def _read(self, reject: Reject) -> Iterator[tuple[Split | None, Document]]: ...
+    @overload
+    def _read(self, reject: Reject, *, typed: Literal[True]) -> Iterator[tuple[Split | None, Record]]: ...
+    def _read(self, reject: Reject, *, typed: bool = False) -> Iterator[tuple[Split | None, Any]]:
         """All documents as they are read, with the split that their source gives them, if it does."""
         for source in self.validation_sources:
-            for document in source.documents(reject):
+            for document in source.records(reject) if typed else source.documents(reject):
                 yield "validation", document
         given: Split | None = "train" if self.validation_sources else None
         for source in self.sources:
-            for document in source.documents(reject):
+            for document in source.records(reject) if typed else source.documents(reject):
                 yield given, document
+
+    def provenance(self) -> list[Data]:
+        """Of every source: what it is, its licence, its citation, its revision, its files with sizes and hashes.
+
+        What the settings say of licence and citation holds for files, and stands above what their folder says.
+        """
+        return with_stated([s.provenance() for s in [*self.sources, *self.validation_sources]], self.config)
 
     def _rejecting(self, funnel: Funnel) -> Callable[[Quarantined], None]:
         def reject(record: Quarantined) -> None:
@@ -308,7 +374,7 @@ class Corpus:
         share = funnel.quarantined / funnel.records
         if share <= self.config.max_quarantined:
             return
-        first = funnel.first_quarantined[0]
+        first = next((record for record in funnel.first_quarantined if not record.useless), funnel.first_quarantined[0])
         so_far = "" if at_end else "so far "
         enough = _between(share, 1.0) or 1
         raise SourceError(
@@ -325,6 +391,8 @@ class Corpus:
         config = self.config
         found = training + validation
         dropped = f"{funnel.empty:,} empty, {funnel.duplicates:,} repeated, {funnel.quarantined:,} unreadable"
+        if funnel.useless:
+            dropped += f", {funnel.useless:,} with nothing to learn"
         if self.validation_sources:
             if not validation:
                 raise SourceError(f"{config.validation_source}: no documents for validation ({dropped})")
@@ -399,64 +467,7 @@ def _pieces(text: str, length: int) -> Iterator[str]:
         yield text[start:]
 
 
-# ---- fabula corpus show ------------------------------------------------------------------------------------
-
-_SAMPLED_LENGTHS = 100_000
-_SAMPLED_WORDS = 1_000_000
-_SHOWN_CHARACTERS = 300
-
-
-def survey(config: CorpusConfig) -> Data:
-    """What `fabula corpus show` tells: one pass over a corpus, in bounded memory. Sizes in bytes of UTF-8.
-
-    Mean, count and extremes are exact; the percentiles come from at most 100,000 documents, chosen evenly,
-    and the distinct words from the first million. A word is what stands between white space.
-    `entropy_bits_per_byte` is known for the generator only: no model can go below it on average.
-    """
-    corpus = run(config)
-    funnel = Funnel()
-    chooser = random.Random(config.seed)
-    lengths: list[int] = []
-    words = sampled = longest = 0
-    shortest = MAX_DOCUMENT_BYTES
-    distinct: set[str] = set()
-    first: list[Data] = []
-    for number, (split, document) in enumerate(corpus.documents(funnel)):
-        size = sum(len(text.encode("utf-8")) for text in document.texts)
-        shortest, longest = min(shortest, size), max(longest, size)
-        # Reservoir sampling (Vitter 1985, algorithm R): every document is kept with the same probability.
-        if len(lengths) < _SAMPLED_LENGTHS:
-            lengths.append(size)
-        elif (place := chooser.randrange(number + 1)) < _SAMPLED_LENGTHS:
-            lengths[place] = size
-        found = " ".join(document.texts).split()
-        words += len(found)
-        if sampled < _SAMPLED_WORDS:
-            distinct.update(found[: _SAMPLED_WORDS - sampled])
-            sampled = min(_SAMPLED_WORDS, sampled + len(found))
-        if len(first) < 3:
-            shown = {"text": document.text[:_SHOWN_CHARACTERS]}
-            if document.target is not None:
-                shown["target"] = document.target[:_SHOWN_CHARACTERS]
-            first.append({"origin": document.origin, "split": split, **shown})
-    lengths.sort()
-    documents, size = sum(funnel.documents.values()), sum(funnel.bytes.values())
-    bits = funnel.to_data()["surprisal_bits"]
-    return {
-        "source": config.source,
-        "documents": documents,
-        "bytes": size,
-        "words": words,
-        "document_bytes": {
-            "mean": size / documents,
-            "least": shortest,
-            **{f"p{percent}": lengths[(len(lengths) - 1) * percent // 100] for percent in (5, 25, 50, 75, 95)},
-            "most": longest,
-        },
-        "distinct_words": {"count": len(distinct), "among_first": sampled},
-        "entropy_bits_per_byte": None if bits is None else sum(bits.values()) / size,
-        "first": first,
-        "funnel": funnel.to_data(),
-        "notes": corpus.notes(),
-        "fingerprint": corpus.fingerprint(),
-    }
+def with_stated(sources: list[Data], config: CorpusConfig) -> list[Data]:
+    """What sources say of themselves, with what the settings say of files."""
+    said = {name: value for name, value in stated(config.licence, config.citation).to_data().items() if value}
+    return [{**source, **said} if source["kind"] == "files" else source for source in sources]

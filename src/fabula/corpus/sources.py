@@ -12,17 +12,21 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+from fabula import __version__
 from fabula.config import Data
+from fabula.corpus import hub, provenance
 from fabula.corpus.document import MAX_DOCUMENT_BYTES, Document, Reject
-from fabula.corpus.readers import PLAIN, READERS, Mode, Reading, TextFile
-from fabula.corpus.streams import COMPRESSED, expansion, guarded, head
+from fabula.corpus.provenance import Papers
+from fabula.corpus.readers import PLAIN, READERS, Mode, Reading, first_fields, is_plain, kind_of
+from fabula.corpus.records import AS_TEXT, Kind, Record, as_document, detect
+from fabula.corpus.streams import COMPRESSED, TextFile, expansion, guarded, head
 from fabula.errors import SourceError, nearest
 from fabula.storage import hash_data, hash_file
 
@@ -48,8 +52,15 @@ class Source(Protocol):
     def disk_bytes(self) -> int:
         """The size of its files; 0 when it has none."""
 
+    @property
+    def kind(self) -> Kind:
+        """What its records are."""
+
+    def records(self, reject: Reject) -> Iterator[Record]:
+        """The records in a fixed order; unreadable ones go to `reject`."""
+
     def documents(self, reject: Reject) -> Iterator[Document]:
-        """The documents in a fixed order; unreadable records go to `reject`."""
+        """The same as texts to pretrain on; SourceError where that makes no sense."""
 
     def estimated_bytes(self) -> int:
         """About how many bytes of text there are, found without reading all of it."""
@@ -57,33 +68,62 @@ class Source(Protocol):
     def identity(self, exact: bool) -> Data:
         """What tells this source from another: file contents if `exact`, else their sizes and times."""
 
+    def provenance(self) -> Data:
+        """Where it comes from and how it may be used: `spec`, `kind`, `licence`, `citation`, `revision`."""
+
     def notes(self) -> list[str]:
         """What it is and how it is cut into documents, and why, in sentences."""
 
 
-def find(specs: str, reading: Reading, split: Mode | Literal["auto"], limit: int, seed: int) -> list[Source]:
+def find(
+    specs: str,
+    reading: Reading,
+    split: Mode | Literal["auto"],
+    limit: int,
+    seed: int,
+    dataset: Mapping[str, Any] | None = None,
+) -> list[Source]:
     """The sources named in a text; SourceError for what does not exist, is empty or of an unknown kind.
 
-    `limit` is the number of documents taken from each (0: all; the generator makes 20,000).
+    `limit` is the number of documents taken from each (0: all; the generator makes 20,000). `dataset` says which
+    part of a Hugging Face dataset is read where its name does not: `config`, `split`, `revision`, `streaming`.
     """
     # A name that exists is taken as it is, commas and all.
     parts = [specs] if os.path.exists(specs) else [p.strip() for p in specs.split(",") if p.strip()]
-    return [_find_one(part, reading, split, limit, seed) for part in parts]
+    return [_find_one(part, reading, split, limit, seed, dataset or {}) for part in parts]
 
 
-def _find_one(spec: str, reading: Reading, split: Mode | Literal["auto"], limit: int, seed: int) -> Source:
+def _find_one(
+    spec: str, reading: Reading, split: Mode | Literal["auto"], limit: int, seed: int, dataset: Mapping[str, Any]
+) -> Source:
     if spec.startswith(GENERATOR):
         if reading.pair is not None:
             raise SourceError(f"{spec}: the generator makes no pairs; give a table or JSONL with two texts a record")
+        if reading.records not in ("auto", "documents"):
+            raise SourceError(f"{spec}: the generator makes no {reading.records}; leave out --corpus.records")
         return Generated(spec, limit or GENERATED_DOCUMENTS, seed)
-    files, left_out = _files(spec)
+    also: tuple[str, ...] = ()
+    if spec.startswith(hub.HUB) or hub.is_saved(Path(spec)):
+        part = hub.parse(spec, dataset)
+        if not part.local or hub.is_saved(Path(part.path).expanduser()):
+            return hub.Dataset(part, reading, limit)
+        if part.column:
+            reading = dataclasses.replace(reading, text_field=part.column)
+        found = hub.folder_files(part)
+        files, left_out, papers, also = _known_files(spec, list(found.files)), 0, found.papers, found.notes
+    else:
+        files, left_out, papers = _files(spec)
     plain = next((file for file in files if is_plain(file.path)), None)
     if reading.pair is not None and plain is not None:
         raise SourceError(
             f"{plain.path}: plain text has no fields, and pairs need two of them; give .tsv, .csv, .jsonl or .parquet "
             "(rename a table that is called .txt)"
         )
-    return Files(spec, tuple(files), left_out, reading, split, limit)
+    if reading.records in ("conversations", "preferences") and plain is not None:
+        raise SourceError(
+            f"{plain.path}: plain text has no fields, and {reading.records} need them; give .jsonl or .parquet"
+        )
+    return Files(spec, tuple(files), left_out, reading, split, limit, papers, also)
 
 
 # ---- the generator -----------------------------------------------------------------------------------------
@@ -97,6 +137,7 @@ class Generated:
         from fabula.corpus.fables import LANGUAGES
 
         self.spec = spec
+        self.kind: Kind = "documents"
         self.count = count
         self.seed = seed
         self.languages = [part.strip() for part in spec.removeprefix(GENERATOR).split("+")]
@@ -106,6 +147,9 @@ class Generated:
                     f'source "{spec}": no fables in "{language}"; {nearest(language, LANGUAGES)} '
                     f"(as in {GENERATOR}{'+'.join(LANGUAGES)})"
                 )
+
+    def records(self, reject: Reject) -> Iterator[Record]:
+        return self.documents(reject)
 
     def documents(self, reject: Reject) -> Iterator[Document]:
         from fabula.corpus.fables import Fables
@@ -129,6 +173,10 @@ class Generated:
         texts = [d.text for d in islice(self.documents(lambda _: None), _PROBED_FABLES)]
         return {"languages": self.languages, "count": self.count, "seed": self.seed, "texts": hash_data(texts)}
 
+    def provenance(self) -> Data:
+        papers = Papers("Apache-2.0", "fabula", f"Fables made by Fabula {__version__}, seed {self.seed}", "fabula")
+        return {"spec": self.spec, "kind": "generator", **papers.to_data(), "revision": __version__}
+
     def notes(self) -> list[str]:
         return [f"{self.spec}: {self.count:,} fables from the built-in generator, seed {self.seed}"]
 
@@ -146,13 +194,35 @@ class Files:
     reading: Reading
     split: Mode | Literal["auto"]
     limit: int = 0
+    papers: tuple[Path, ...] = ()
+    also: tuple[str, ...] = ()  # more to say about it
+
+    @property
+    def kind(self) -> Kind:
+        return self._kind[0]
+
+    @cached_property
+    def _kind(self) -> tuple[Kind, str]:
+        """What the records are, and why."""
+        if self.reading.pair is not None:
+            return "pairs", "two fields were named"
+        if self.reading.records != "auto":
+            return self.reading.records, f"as asked (--corpus.records {self.reading.records})"
+        for file in self.files:
+            if names := first_fields(file, self.reading):
+                return detect(names, self.reading.text_field)
+        return "documents", ""
 
     def documents(self, reject: Reject) -> Iterator[Document]:
+        for record in self.records(reject):
+            yield as_document(record, self.spec)
+
+    def records(self, reject: Reject) -> Iterator[Record]:
         return islice(self._all(reject), self.limit or None)
 
-    def _all(self, reject: Reject) -> Iterator[Document]:
+    def _all(self, reject: Reject) -> Iterator[Record]:
         for file in self.files:
-            reading = self.reading
+            reading = dataclasses.replace(self.reading, records=self.kind)
             if is_plain(file.path):
                 reading = dataclasses.replace(reading, split=self.cut(file)[0])
             yield from READERS.get(kind_of(file.path))(file, reading, reject)
@@ -212,19 +282,33 @@ class Files:
             facts.append({"name": file.name, "bytes": stat.st_size, **content})
         return {"files": facts, "limit": self.limit}
 
+    def provenance(self) -> Data:
+        exact = self.disk_bytes < provenance.HASHED_BYTES and len(self.files) <= provenance.LISTED_FILES
+        listed = self.identity(True)["files"] if exact else []
+        papers = provenance.of_files(self.papers).to_data()
+        counted = {"n_files": len(self.files), "bytes": self.disk_bytes, "files": listed}
+        return {"spec": self.spec, "kind": "files", **papers, "revision": None, **counted}
+
     def notes(self) -> list[str]:
         kinds = Counter(kind_of(file.path) for file in self.files)
         what = ", ".join(f"{n:,} {kind} {'file' if n == 1 else 'files'}" for kind, n in sorted(kinds.items()))
-        notes = [f"{self.spec}: {what} ({self.disk_bytes:,} bytes on disk)"]
+        notes = [f"{self.spec}: {what} ({self.disk_bytes:,} bytes on disk)", *self.also]
         ways = Counter(self.cut(file) for file in self.files if is_plain(file.path))
         for (mode, why), n in ways.items():
             which = "" if len(self.files) == 1 else f", {n:,} plain text file{'s' if n > 1 else ''}"
             notes.append(f"{self.spec}{which}: {self._words(mode)}, because {why}")
+        if self.papers:
+            told = ", ".join(path.name for path in self.papers)
+            notes.append(f"{self.spec}: {told}: read as what the folder says of itself, not as text")
         if self.left_out:
             notes.append(f"{self.spec}: {self.left_out:,} files of other kinds were left out")
         if self.reading.pair is not None:
             source, target = self.reading.pair
             notes.append(f"{self.spec}: pairs, the source in the field {source}, the target in the field {target}")
+        elif self.kind in ("conversations", "preferences"):
+            notes.append(f"{self.spec}: {self.kind}, because of {self._kind[1]}")
+            if self.kind == "conversations":
+                notes.append(f"{self.spec}: {AS_TEXT}")
         if self.limit:
             notes.append(f"{self.spec}: only the first {self.limit:,} documents are read")
         return notes
@@ -239,28 +323,16 @@ class Files:
         return f"cut at {what} joined up to at least {size:,} bytes"
 
 
-def kind_of(path: Path) -> str:
-    """The suffix that names a file's reader, without the compression; "" when there is none."""
-    name = path.name.lower()
-    for suffix in COMPRESSED:
-        if name.endswith(suffix):
-            inner = Path(name.removesuffix(suffix)).suffix
-            # Parquet compresses its own columns and is read from both ends: no stream.
-            return inner if inner in READERS and inner != ".parquet" else ""
-    suffix = Path(name).suffix
-    return suffix if suffix in READERS else ""
-
-
-def is_plain(path: Path) -> bool:
-    """Whether a file is plain text, that is: has no records of its own."""
-    return kind_of(path) in PLAIN
-
-
-def _files(spec: str) -> tuple[list[TextFile], int]:
-    """The files that a source names and how many others it passed over."""
+def _files(spec: str) -> tuple[list[TextFile], int, tuple[Path, ...]]:
+    """The files that a source names, how many others it passed over, and those that speak of the folder."""
     path = Path(spec)
+    papers: tuple[Path, ...] = ()
     if path.is_dir():
-        found = [TextFile(p, p.relative_to(path).as_posix()) for p in _walk(path)]
+        walked = _walk(path)
+        papers = tuple(p for p in walked if p.parent == path and provenance.is_paper(p))
+        if any(kind_of(p) for p in walked if p not in papers):
+            walked = [p for p in walked if p not in papers]
+        found = [TextFile(p, p.relative_to(path).as_posix()) for p in walked]
     elif path.is_file():
         found = [TextFile(path, path.name)]
         if not kind_of(path):
@@ -274,6 +346,12 @@ def _files(spec: str) -> tuple[list[TextFile], int]:
             raise SourceError(f"{spec}: no file matches this pattern (seen from {_here()})")
     else:
         raise SourceError(_missing(spec))
+    files = _known_files(spec, found)
+    return files, len(found) - len(files), papers
+
+
+def _known_files(spec: str, found: list[TextFile]) -> list[TextFile]:
+    """Those of a kind that is read; SourceError when there is none, or no text in any."""
     files = [file for file in found if kind_of(file.path)]
     if not files:
         raise SourceError(f"{spec}: none of its {len(found):,} files is of a known kind; {_known()}")
@@ -282,7 +360,7 @@ def _files(spec: str) -> tuple[list[TextFile], int]:
             raise SourceError(f"{file.path}: no permission to read it; change that or leave it out")
     if not any(file.path.stat().st_size for file in files):
         raise SourceError(f"{spec}: empty (0 bytes), there is no text to learn from")
-    return files, len(found) - len(files)
+    return files
 
 
 def _walk(folder: Path) -> Sequence[Path]:

@@ -7,11 +7,14 @@ failure of the file itself becomes a SourceError here, so that readers only meet
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import io
+import lzma
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, cast
 
@@ -19,7 +22,7 @@ from fabula.corpus.document import MAX_DOCUMENT_BYTES
 from fabula.errors import SourceError, require_extra
 
 BLOCK_BYTES = 1 << 18
-COMPRESSED = (".gz", ".zst")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 UTF8_MARK = b"\xef\xbb\xbf"
 
 _FIRST_BLOCK = 8192
@@ -30,6 +33,14 @@ _FOREIGN_MARKS = (
     (b"\xff\xfe", "UTF-16"),
     (b"\xfe\xff", "UTF-16"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """A file to read: where it is, and the name that its documents carry as their origin."""
+
+    path: Path
+    name: str
 
 
 class Line(NamedTuple):
@@ -128,6 +139,10 @@ class _Decompressed(io.RawIOBase):
         self._chunks: _Chunks
         if suffix == ".gz":
             self._chunks = gzip.GzipFile(fileobj=cast(BinaryIO, file))
+        elif suffix == ".bz2":
+            self._chunks = bz2.BZ2File(cast(BinaryIO, file))
+        elif suffix == ".xz":
+            self._chunks = _Xz(cast(BinaryIO, file))
         elif suffix == ".zst":
             self._chunks = _Zstandard(cast(BinaryIO, file))
         else:
@@ -145,6 +160,42 @@ class _Decompressed(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+class _Xz:
+    """XZ streams, decompressed in a stated amount of memory (the library's file reader takes what a file asks for)."""
+
+    # What the highest level of compression (xz -9) asks for is 65 MiB.
+    _MEMORY = 128 << 20
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._stream: lzma.LZMADecompressor | None = None
+        self._ahead = b""
+
+    def read(self, size: int) -> bytes:
+        while True:
+            if self._stream is not None and self._stream.eof:
+                # Streams follow each other with zeros between, in steps of four.
+                self._ahead, self._stream = self._stream.unused_data.lstrip(b"\0"), None
+            if self._stream is None or self._stream.needs_input:
+                self._ahead = self._ahead or self._file.read(BLOCK_BYTES)
+                if self._stream is None:
+                    self._ahead = self._ahead.lstrip(b"\0")
+                if not self._ahead:
+                    if self._stream is not None:
+                        raise EOFError("it ends in the middle of a stream")
+                    if not (more := self._file.read(BLOCK_BYTES)):
+                        return b""
+                    self._ahead = more
+                    continue
+            try:
+                self._stream = self._stream or lzma.LZMADecompressor(lzma.FORMAT_XZ, self._MEMORY)
+                chunk, self._ahead = self._stream.decompress(self._ahead, size), b""
+            except lzma.LZMAError as error:
+                raise EOFError(str(error)) from None
+            if chunk:
+                return chunk
 
 
 class _Zstandard:
@@ -207,4 +258,7 @@ def guarded(path: Path) -> Iterator[None]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise SourceError(f"{path}: the compressed file is damaged ({error}); make or fetch it again") from None
     except OSError as error:
+        if error.errno is None and path.suffix.lower() == ".bz2":
+            # What the library says of damage is an OSError without a number.
+            raise SourceError(f"{path}: the compressed file is damaged ({error}); make or fetch it again") from None
         raise SourceError(f"{path}: cannot be read ({error.strerror or error}); check the disk") from error

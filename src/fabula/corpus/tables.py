@@ -6,6 +6,7 @@ refuses a lone carriage return outside quotes, and cannot say at which byte a ro
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
@@ -14,18 +15,19 @@ from typing import Any, NamedTuple
 
 from fabula.corpus.document import (
     MAX_DOCUMENT_BYTES,
-    Document,
     Quarantined,
     Reject,
     decode,
     excerpt,
     too_long,
 )
-from fabula.corpus.readers import Reading, TextFile
-from fabula.corpus.streams import lines
-from fabula.errors import SourceError, require_extra
+from fabula.corpus.readers import Reading, kind_of
+from fabula.corpus.records import FIELDS, Record, Useless, record_of
+from fabula.corpus.streams import TextFile, lines
+from fabula.errors import SourceError, nearest, require_extra
 
 _BATCH_ROWS = 256
+_FIRST_ROW = "its first row, which must name the columns,"
 _UP_TO_CLOSING_QUOTE = re.compile(rb'[^"]*+(?:""[^"]*+)*+"')
 _WHOLLY_QUOTED = re.compile(rb'"((?:[^"]|"")*+)"')
 
@@ -39,7 +41,7 @@ class _Row(NamedTuple):
     cells: list[bytes]
 
 
-def read_csv(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Document]:
+def read_csv(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Record]:
     """Comma-separated values (RFC 4180) with a header row; what stands between quotes is kept as it is.
 
     Cells separated by semicolons, as spreadsheets write them in many countries, are known by a first row that
@@ -49,7 +51,7 @@ def read_csv(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Docum
     return _documents(file, reading, reject, _quoted_rows(file))
 
 
-def read_tsv(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Document]:
+def read_tsv(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Record]:
     """Tab-separated values with a header row: a line is a row, and quotes are content unless they hold a
     whole cell.
 
@@ -59,7 +61,18 @@ def read_tsv(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Docum
     return _documents(file, reading, reject, _tabbed_rows(file))
 
 
-def _documents(file: TextFile, reading: Reading, reject: Reject, rows: Iterator[_Row]) -> Iterator[Document]:
+def columns(file: TextFile) -> list[str]:
+    """The names of a table's columns."""
+    if file.path.suffix.lower() == ".parquet":
+        pyarrow, parquet = _pyarrow()
+        with _readable(str(file.path), pyarrow), parquet.ParquetFile(str(file.path)) as table:
+            return list(table.schema_arrow.names)
+    tabbed = kind_of(file.path) == ".tsv"
+    first = next(_tabbed_rows(file) if tabbed else _quoted_rows(file), None)
+    return _names(first) if first is not None else []
+
+
+def _documents(file: TextFile, reading: Reading, reject: Reject, rows: Iterator[_Row]) -> Iterator[Record]:
     path = str(file.path)
     first = next(rows, None)
     if first is None:
@@ -77,41 +90,65 @@ def _documents(file: TextFile, reading: Reading, reject: Reject, rows: Iterator[
         elif len(cells) != width:
             reject(Quarantined(path, line, byte, f"{len(cells)} cells, {what} has {width}", excerpt(raw)))
         else:
-            text, *target = [cells[column].decode("utf-8") for column in columns]
-            yield Document(text, f"{file.name}, line {line}", target=target[0] if target else None)
+            values = {name: cells[column].decode("utf-8") for name, column in columns.items()}
+            made = record_of(values, reading, f"{file.name}, line {line}")
+            if isinstance(made, str):
+                reject(Quarantined(path, line, byte, made, excerpt(raw), isinstance(made, Useless)))
+            else:
+                yield made
 
 
-def _named(path: str, header: _Row, reading: Reading) -> list[int]:
+def _names(header: _Row) -> list[str]:
+    return [c.decode("utf-8", "backslashreplace").strip() for c in header.cells]
+
+
+def _named(path: str, header: _Row, reading: Reading) -> dict[str, int]:
     """Where the columns stand that a header row names; SourceError for one that it does not."""
-    names = [c.decode("utf-8", "backslashreplace").strip() for c in header.cells]
-    wanted = reading.pair or (reading.text_field,)
-    for name in wanted:
+    names = _names(header)
+    return {name: names.index(name) for name in wanted(path, names, reading)}
+
+
+def wanted(path: str, names: Sequence[str], reading: Reading, what: str = _FIRST_ROW) -> list[str]:
+    """The columns that make up a record; SourceError for one that is not there."""
+    if reading.records in ("conversations", "preferences"):
+        there = [name for name in FIELDS if name in names]
+        if not there:
+            raise _no_column(path, names, "messages", reading, what)
+        return there
+    asked = list(reading.pair or (reading.text_field,))
+    if reading.title_field and reading.pair is None:
+        asked.append(reading.title_field)
+    for name in asked:
         if name not in names:
-            raise _no_column(path, names, name, reading)
-    return [names.index(name) for name in wanted]
+            raise _no_column(path, names, name, reading, what)
+    return asked
 
 
-def _numbered(path: str, first: _Row, reading: Reading) -> list[int]:
+def _numbered(path: str, first: _Row, reading: Reading) -> dict[str, int]:
     """The columns that are given as numbers from 1; every row is a record. SourceError for one that is not there."""
     assert reading.pair is not None
-    columns = [int(number) - 1 for number in reading.pair]
+    columns = {number: int(number) - 1 for number in reading.pair}
+    highest, least = max(columns.values()), min(columns.values())
     # A first row above the size limit has no cells; it is rejected with the others.
-    if first.raw is not None and not all(0 <= column < len(first.cells) for column in columns):
+    if first.raw is not None and not 0 <= least <= highest < len(first.cells):
         raise SourceError(
-            f"{path}: there is no column {max(columns) + 1 if min(columns) >= 0 else 0}; its first row has "
+            f"{path}: there is no column {highest + 1 if least >= 0 else 0}; its first row has "
             f"{len(first.cells)}, counted from 1 (--corpus.source_field, --corpus.target_field)"
         )
     return columns
 
 
-def _no_column(path: str, names: list[str], wanted: str, reading: Reading) -> SourceError:
+def _no_column(path: str, names: Sequence[str], name: str, reading: Reading, what: str) -> SourceError:
+    """The error of a table that has no such column: with those it has, and the nearest."""
     shown = ", ".join(f'"{n[:40]}"' for n in names[:20])
     ways = "one with --corpus.text_field NAME"
     if reading.pair is not None:
         ways = "two with --corpus.source_field and --corpus.target_field; numbers from 1 if it has no row of names"
-    return SourceError(
-        f'{path}: no column "{wanted}"; its first row, which must name the columns, is {shown}. Choose {ways}'
-    )
+    elif reading.records in ("conversations", "preferences"):
+        ways = f"other records with --corpus.records; {reading.records} have fields such as {', '.join(FIELDS[:5])}"
+    near = nearest(name, names)
+    hint = f"; {near}" if near.startswith("did") else ""
+    return SourceError(f'{path}: no column "{name}"; {what} is {shown}{hint}. Choose {ways}')
 
 
 def _tabbed_rows(file: TextFile) -> Iterator[_Row]:
@@ -190,63 +227,92 @@ def _never_closed(file: TextFile, line: int, where: str) -> SourceError:
     )
 
 
-def read_parquet(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Document]:
-    """A column of a Parquet file, or two. `Quarantined.line` is the row; there are no byte positions.
+# ---- Parquet -------------------------------------------------------------------------------------------------
+
+
+def read_parquet(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Record]:
+    """The columns of a Parquet file that make up records. `Quarantined.line` is the row; there are no byte positions.
 
     Raises MachineError without pyarrow, SourceError for a damaged file or a column that holds no text.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise require_extra("pyarrow", "corpus", "reading Parquet files") from None
+    pyarrow, parquet = _pyarrow()
     path = str(file.path)
-    fields = reading.pair or (reading.text_field,)
-    for row, values in enumerate(_rows(path, reading, fields, pyarrow, parquet), start=1):
-        texts = [_cell(value, field, path, row) for field, value in zip(fields, values, strict=True)]
-        bad = next((text for text in texts if isinstance(text, Quarantined)), None)
-        if bad is not None:
-            reject(bad)
+    for row, values in enumerate(_rows(path, reading, pyarrow, parquet), start=1):
+        checked = {name: _cell(value, name, path, row) for name, value in values.items()}
+        bad = next((value for value in checked.values() if isinstance(value, Quarantined)), None)
+        made = record_of(checked, reading, f"{file.name}, row {row}") if bad is None else bad
+        if isinstance(made, Quarantined):
+            reject(made)
+        elif isinstance(made, str):
+            reject(Quarantined(path, row, None, made, "", isinstance(made, Useless)))
         else:
-            text, *target = [str(text) for text in texts]
-            yield Document(text, f"{file.name}, row {row}", target=target[0] if target else None)
+            yield made
 
 
-def _cell(value: bytes | None, field: str, path: str, row: int) -> str | Quarantined:
-    """The text of a cell, or why it has none."""
-    if value is None:
-        return Quarantined(path, row, None, f'the field "{field}" holds null, not text', "")
+def _cell(value: Any, field: str, path: str, row: int) -> Any:
+    """The text of a cell that is bytes, or why it has none; other values as they are."""
+    if isinstance(value, _Broken):
+        return Quarantined(path, row, None, value.reason, "")
+    if not isinstance(value, bytes):
+        return value
     if len(value) > MAX_DOCUMENT_BYTES:
         return too_long(path, row, None, value[:64])
     text = decode(value, path, row, 0)
     return dataclasses.replace(text, line=row, byte=None) if isinstance(text, Quarantined) else text
 
 
+class _Broken(NamedTuple):
+    """Stands for a value that could not be taken out of a table."""
+
+    reason: str
+
+
 # pyarrow has no type information, hence Any.
-def _rows(
-    path: str, reading: Reading, fields: Sequence[str], pyarrow: Any, parquet: Any
-) -> Iterator[tuple[bytes | None, ...]]:
-    """The values of some columns as bytes, so that invalid UTF-8 reaches our own check."""
-    field = fields[0]
+def _pyarrow() -> tuple[Any, Any]:
     try:
-        # With a buffer a column of a large row group is read in pieces, not whole.
-        with parquet.ParquetFile(path, buffer_size=1 << 20) as table:
-            names = table.schema_arrow.names
-            for field in fields:
-                if field not in names:
-                    raise _no_column(path, names, field, reading)
-            for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=list(fields)):
-                columns = []
-                for field in fields:
-                    column = batch.column(batch.schema.names.index(field))
-                    if pyarrow.types.is_dictionary(column.type):
-                        column = column.dictionary_decode()
-                    columns.append(column.cast(pyarrow.large_binary()).to_pylist())
-                yield from zip(*columns, strict=True)
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise require_extra("pyarrow", "corpus", "reading Parquet files") from None
+    return pyarrow, parquet
+
+
+@contextlib.contextmanager
+def _readable(path: str, pyarrow: Any) -> Iterator[None]:
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
+        raise SourceError(f"{path}: not a readable Parquet file ({error}); make or fetch it again") from None
+
+
+def _rows(path: str, reading: Reading, pyarrow: Any, parquet: Any) -> Iterator[dict[str, Any]]:
+    """Some columns of each row; texts as bytes, so that invalid UTF-8 reaches our own check."""
+    # With a buffer a column of a large row group is read in pieces, not whole.
+    with _readable(path, pyarrow), parquet.ParquetFile(path, buffer_size=1 << 20) as table:
+        names = wanted(path, table.schema_arrow.names, reading)
+        for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=names):
+            columns = [_values(batch.column(batch.schema.names.index(n)), n, path, reading, pyarrow) for n in names]
+            for values in zip(*columns, strict=True):
+                yield dict(zip(names, values, strict=True))
+
+
+def _values(column: Any, field: str, path: str, reading: Reading, pyarrow: Any) -> list[Any]:
+    if pyarrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pyarrow.types.is_nested(column.type) and reading.records in ("conversations", "preferences"):
+        return [_nested(column, row) for row in range(len(column))]
+    try:
+        values: list[Any] = column.cast(pyarrow.large_binary()).to_pylist()
+        return values
     except (pyarrow.ArrowNotImplementedError, pyarrow.ArrowTypeError):
         setting = "source_field and target_field" if reading.pair else "text_field NAME"
         raise SourceError(
             f'{path}: the column "{field}" holds no text; choose another with --corpus.{setting}'
         ) from None
-    except (pyarrow.ArrowException, OSError) as error:
-        raise SourceError(f"{path}: not a readable Parquet file ({error}); make or fetch it again") from None
+
+
+def _nested(column: Any, row: int) -> Any:
+    try:
+        return column[row].as_py()
+    except UnicodeDecodeError as error:
+        return _Broken(f"not UTF-8: byte 0x{error.object[error.start]:02x} ({error.reason})")

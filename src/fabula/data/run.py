@@ -68,6 +68,7 @@ def run(
         "dtype": dtype_for(tokenizer.vocab_size).str,
         "corpus": corpus.fingerprint(),
         "notes": corpus.notes(),
+        "sources": corpus.provenance(),
     }
     pairs = corpus.config.pair is not None
     if pairs:
