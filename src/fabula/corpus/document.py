@@ -26,17 +26,24 @@ class Document:
 
     `surprisal_bits` is -log2 of its probability, which only the generator knows. `target` is the other half of a
     pair: what is to be written for the text (its translation, its summary); None in a corpus of plain texts.
+    `question` is what a conversation that became this text begins with: texts with the same one are not parted.
     """
 
     text: str
     origin: str
     surprisal_bits: float | None = None
     target: str | None = None
+    question: str | None = None
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The text alone, or both halves of a pair."""
         return (self.text,) if self.target is None else (self.text, self.target)
+
+    @property
+    def split_by(self) -> str:
+        """The text that decides whether it is for training or for validation."""
+        return self.text if self.question is None else self.question
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 from fabula.config import Data
-from fabula.corpus import provenance
+from fabula.corpus import provenance, tables
 from fabula.corpus.document import MAX_DOCUMENT_BYTES, Document, Quarantined, Reject, excerpt, too_long
 from fabula.corpus.provenance import Papers
-from fabula.corpus.readers import Reading
+from fabula.corpus.readers import Reading, first_fields
 from fabula.corpus.records import AS_TEXT, Kind, Record, Useless, as_document, detect, record_of
 from fabula.corpus.streams import TextFile, guarded
 from fabula.errors import MachineError, SourceError, nearest, require_extra
@@ -67,6 +67,17 @@ class Part:
 def is_saved(path: Path) -> bool:
     """Whether a folder is one that `save_to_disk` wrote."""
     return path.is_dir() and ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file())
+
+
+def is_described(path: Path) -> bool:
+    """Whether a folder has a card that says which of its files belong together."""
+    card = path / "README.md"
+    return path.is_dir() and card.is_file() and provenance.card_has(card, "configs", "dataset_info")
+
+
+def of_folder(spec: str, settings: Mapping[str, Any]) -> Part:
+    """A folder that is known for a dataset without `hf:`."""
+    return replace(parse(f"{HUB}{os.path.join(os.curdir, spec)}", settings), spec=spec)
 
 
 def parse(spec: str, settings: Mapping[str, Any]) -> Part:
@@ -114,6 +125,8 @@ def _library() -> Any:
         raise require_extra("datasets", "corpus", "reading Hugging Face datasets") from None
     # Its own bars and warnings would come between ours.
     datasets.disable_progress_bars()
+    # It would tell a server that is not the hub what is read.
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     datasets.logging.set_verbosity_error()
     return datasets
 
@@ -129,11 +142,11 @@ def _asked(part: Part, what: Callable[[], T]) -> T:
 def _explain(part: Part, error: Exception) -> NoReturn:
     kinds = {kind.__name__ for e in _chain(error) for kind in type(e).__mro__}
     said = " ".join(str(error).split())[:300] or type(error).__name__
-    if "DatasetNotFoundError" in kinds:
+    if kinds & {"DatasetNotFoundError", "RepositoryNotFoundError", "RevisionNotFoundError"}:
         why = "no such dataset, or it is private"
-        if "Revision" in said:
+        if kinds & {"RevisionNotFoundError"} or "Revision" in said:
             why = f'it has no revision "{part.revision}"'
-        elif "gated" in said.lower():
+        elif "GatedRepoError" in kinds or "is a gated dataset" in said:
             why = "its owner asks for consent: accept the conditions on its page"
         raise SourceError(
             f"{part.spec}: {why}. Check the name; for private or gated ones log in with: hf auth login"
@@ -216,8 +229,29 @@ def folder_files(part: Part) -> FolderFiles:
     notes = [f"{part.spec}: split {split}{config}, as the folder's card or its names say"]
     scripts = sum(1 for _ in islice(folder.rglob("*.py"), 1000))
     if scripts:
-        notes.append(f"{part.spec}: {scripts:,} Python files were left out: no code of a dataset is ever run")
+        what = "a Python file was" if scripts == 1 else f"{scripts:,} Python files were"
+        notes.append(f"{part.spec}: {what} left out: no code of a dataset is ever run")
     return FolderFiles(tuple(files), papers, tuple(notes))
+
+
+def check_fields(spec: str, file: TextFile, reading: Reading) -> None:
+    """SourceError where the first record has no text, with the fields that it has."""
+    names = first_fields(file, reading)
+    if not names or (reading.records == "auto" and detect(names, reading.text_field)[0] != "documents"):
+        return
+    tables.wanted(spec, names, reading, "what its first record has")
+
+
+def _commit(part: Part) -> tuple[str | None, int]:
+    """The commit that a revision is now, and the bytes of its files; without the hub the revision as it was given, and 0."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        found = HfApi().dataset_info(part.path, revision=part.revision, files_metadata=True)
+    except OfflineModeIsEnabled:
+        return part.revision, 0
+    return found.sha, sum(file.size or 0 for file in found.siblings or [])
 
 
 # ---- rows from the library -----------------------------------------------------------------------------------
@@ -235,7 +269,7 @@ class Dataset:
         self.revision: str | None = None
         self._bytes: int | None = None
         self._open: Callable[[], Any]
-        if part.local or is_saved(Path(part.path)):
+        if part.local:
             self._of_folder(Path(part.path).expanduser())
         else:
             self._of_hub()
@@ -264,9 +298,8 @@ class Dataset:
 
     def _of_hub(self) -> None:
         library, part = _library(), self.part
-        builder = _asked(
-            part, lambda: library.load_dataset_builder(part.path, name=part.config, revision=part.revision)
-        )
+        commit, size = _asked(part, lambda: _commit(part))
+        builder = _asked(part, lambda: library.load_dataset_builder(part.path, name=part.config, revision=commit))
         reader = type(builder).__module__.rpartition(".")[2]
         if reader not in _READERS:
             raise SourceError(
@@ -279,7 +312,7 @@ class Dataset:
                 f"{part.spec}: the cache holds revision {self.revision}, and the hub cannot be reached for {asked}"
             )
         self.config = builder.config.name
-        size = builder.info.download_size or builder.info.dataset_size
+        size = size or builder.info.download_size or builder.info.dataset_size
         keep = not part.streaming if part.streaming is not None else bool(size) and size <= _KEPT_BYTES
         if reader == "cache":
             keep = True  # it is there already
@@ -326,11 +359,9 @@ class Dataset:
 
     def _wanted(self, names: list[str]) -> list[str]:
         """The columns to read; SourceError with those that there are when one is missing."""
-        from fabula.corpus.tables import wanted
-
         if self._reading.pair is not None and self._reading.pair[0].isdecimal():
             raise SourceError(f"{self.spec}: its columns have names, no numbers: {', '.join(names[:20])}")
-        return wanted(self.spec, names, self._reading, "what it has")
+        return tables.wanted(self.spec, names, self._reading, "what it has")
 
     # ---- Source
 
@@ -342,7 +373,7 @@ class Dataset:
         return islice(self._all(reject), self.limit or None)
 
     def _all(self, reject: Reject) -> Iterator[Record]:
-        name = f"{self.part.path} {self.split}"
+        name = f"{Path(self.part.path).name if self._files else self.part.path} {self.split}"
         rows = _asked(self.part, lambda: iter(self._open().select_columns(self._names)))
         number = 0
         while (row := _asked(self.part, lambda: next(rows, None))) is not None:

@@ -97,6 +97,12 @@ def of_files(paths: Iterable[Path]) -> Papers:
     return papers
 
 
+def card_has(path: Path, *keys: str) -> bool:
+    """Whether the metadata of a card has one of some keys."""
+    match = _METADATA.match(_start(path))
+    return match is not None and any(key in _top_level(match[1]) for key in keys)
+
+
 def of_card(text: str, name: str) -> Papers:
     """What the card of a dataset says: the metadata at its beginning, and a BibTeX entry.
 

@@ -70,9 +70,13 @@ class Conversation:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What is asked first, by which a conversation is split, and all the rest."""
-        asked = tuple(takewhile(lambda turn: turn.role != "assistant", self.turns))
-        return as_text(asked), as_text(self.turns[len(asked) :])
+        """All of it as one text."""
+        return (as_text(self.turns),)
+
+    @property
+    def split_by(self) -> str:
+        """What comes before the first answer: several answers to one question are on one side."""
+        return as_text(takewhile(lambda turn: turn.role != "assistant", self.turns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +90,13 @@ class Preference:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The prompt, by which preferences are split, and both answers."""
+        """The prompt and both answers."""
         return as_text(self.prompt), as_text(self.chosen), as_text(self.rejected)
+
+    @property
+    def split_by(self) -> str:
+        """The prompt."""
+        return as_text(self.prompt)
 
 
 Record = Document | Conversation | Preference
@@ -126,7 +135,7 @@ def as_document(record: Record, spec: str) -> Document:
     if isinstance(record, Document):
         return record
     if isinstance(record, Conversation):
-        return Document(as_text(record.turns), record.origin)
+        return Document(as_text(record.turns), record.origin, question=record.split_by)
     raise SourceError(
         f"{spec}: preferences hold bad answers beside good ones, and a model would learn both as text; use them to "
         "train preferences, or take one field as text: --corpus.records documents --corpus.text_field chosen"

@@ -173,7 +173,7 @@ class Funnel:
             self.useless += 1
         else:
             self.quarantined += 1
-        if len(self.first_quarantined) < _FIRST_QUARANTINED:
+        if sum(kept.useless == record.useless for kept in self.first_quarantined) < _FIRST_QUARANTINED:
             self.first_quarantined.append(record)
         if self.sink is not None:
             self.sink(record)
@@ -268,12 +268,14 @@ class Corpus:
         return self._once(self._read(self._rejecting(funnel), typed=True), funnel)
 
     def _once(self, records: Iterator[tuple[Split | None, R]], funnel: Funnel) -> Iterator[tuple[Split, R]]:
-        """Each record once, with its split, which the first of its texts decides."""
+        """Each record once, with its split, which its `split_by` decides."""
         lowest, highest = 1.0, 0.0
         with Seen() as seen, Seen() as held_out:
             for given, document in records:
                 first, *others = (text.encode("utf-8") for text in document.texts)
                 key = whole = content_key(first)
+                if document.split_by is not document.texts[0]:
+                    key = content_key(document.split_by)
                 size = len(first) + sum(map(len, others))
                 for other in others:
                     # Of both keys, so that text moved from one half of a pair to the other makes another pair.
@@ -332,8 +334,11 @@ class Corpus:
             notes += [f"validation: {note}" for source in self.validation_sources for note in source.notes()]
             notes.append("training documents that also stand in the validation source are dropped")
         else:
-            pairs = self.config.pair is not None
-            what, whose = ("pairs", "source, so that none is on both sides") if pairs else ("documents", "text")
+            what, whose = "documents", "text"
+            if self.config.pair is not None:
+                what, whose = "pairs", "source, so that none is on both sides"
+            elif any(source.kind in ("conversations", "preferences") for source in self.sources):
+                what, whose = "records", "question, so that none is on both sides"
             notes.append(
                 f"{self.config.validation:.3g} of the {what} are for validation, chosen by a hash of their {whose}: "
                 "the same ones whatever is added to the corpus"
@@ -377,10 +382,11 @@ class Corpus:
         first = next((record for record in funnel.first_quarantined if not record.useless), funnel.first_quarantined[0])
         so_far = "" if at_end else "so far "
         enough = _between(share, 1.0) or 1
+        other = "choose the field with --corpus.text_field NAME, " if first.reason.startswith("no field") else ""
         raise SourceError(
             f"{funnel.quarantined:,} of {funnel.records:,} records {so_far}({share:.3%}) cannot be read, "
             f"more than the {self.config.max_quarantined:.3%} allowed; the first: {first.place}: {first.reason}: "
-            f"{first.excerpt}. Mend the file, or allow more with --corpus.max_quarantined {enough:.7g}"
+            f"{first.excerpt}. Mend the file, {other}or allow more with --corpus.max_quarantined {enough:.7g}"
         )
 
     def _refuse_empty(self, funnel: Funnel, lowest: float, highest: float) -> None:

@@ -103,14 +103,16 @@ def _find_one(
             raise SourceError(f"{spec}: the generator makes no {reading.records}; leave out --corpus.records")
         return Generated(spec, limit or GENERATED_DOCUMENTS, seed)
     also: tuple[str, ...] = ()
-    if spec.startswith(hub.HUB) or hub.is_saved(Path(spec)):
-        part = hub.parse(spec, dataset)
+    folder = hub.is_saved(Path(spec)) or hub.is_described(Path(spec))
+    if spec.startswith(hub.HUB) or folder:
+        part = hub.of_folder(spec, dataset) if folder else hub.parse(spec, dataset)
         if not part.local or hub.is_saved(Path(part.path).expanduser()):
             return hub.Dataset(part, reading, limit)
         if part.column:
             reading = dataclasses.replace(reading, text_field=part.column)
         found = hub.folder_files(part)
         files, left_out, papers, also = _known_files(spec, list(found.files)), 0, found.papers, found.notes
+        hub.check_fields(spec, files[0], reading)
     else:
         files, left_out, papers = _files(spec)
     plain = next((file for file in files if is_plain(file.path)), None)

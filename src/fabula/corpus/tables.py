@@ -147,8 +147,8 @@ def _no_column(path: str, names: Sequence[str], name: str, reading: Reading, wha
     elif reading.records in ("conversations", "preferences"):
         ways = f"other records with --corpus.records; {reading.records} have fields such as {', '.join(FIELDS[:5])}"
     near = nearest(name, names)
-    hint = f"; {near}" if near.startswith("did") else ""
-    return SourceError(f'{path}: no column "{name}"; {what} is {shown}{hint}. Choose {ways}')
+    hint = f"; {near}" if near.startswith("did") else "."
+    return SourceError(f'{path}: no column "{name}"; {what} is {shown}{hint} Choose {ways}')
 
 
 def _tabbed_rows(file: TextFile) -> Iterator[_Row]:
