@@ -18,7 +18,7 @@ from typing import Any
 from fabula import __version__, checkpoint, config, faults, recipe, storage
 from fabula.checkpoint import RunFolder
 from fabula.config import Data, to_data
-from fabula.corpus.run import Corpus
+from fabula.corpus.run import Corpus, with_stated
 from fabula.data import run as data_stage
 from fabula.data.shards import FORMAT, Shards, dtype_for
 from fabula.device import choose
@@ -219,11 +219,16 @@ class _Pipeline:
     def run(self, corpus: Corpus, until: str | None) -> RunResult:
         """All stages."""
         self._sweep()
+        new = not self.folder.recipe.exists() and not self.folder.log.exists()
         if checkpoint.last(self.folder.root) is None:
             # So that `resume` knows what to do with what a killed process leaves.
             storage.write_text(self.folder.recipe, config.dump_toml(to_data(self.recipe)))
         try:
             tokenizer, shards = self.prepare(corpus)
+        except InputError:
+            if new and not self.stages.done:
+                _clear(self.folder)  # the text was refused: of a run that was never begun nothing is left
+            raise
         except Stopped as error:
             again = f"nothing was trained yet. Continue with: fabula resume {self.folder.root}"
             raise Stopped(f"{error}; {again}", error.exit_code - 128) from None
@@ -525,6 +530,11 @@ class _Pipeline:
                     "empty": funnel["empty"],
                     "quarantined": funnel["quarantined"],
                     "notes": shards.manifest["notes"],
+                    # What the settings say now stands above what they said when the text was read.
+                    "sources": [
+                        {name: value for name, value in source.items() if name != "files"}
+                        for source in with_stated(shards.manifest.get("sources", []), self.recipe.corpus)
+                    ],
                 },
             }
         )

@@ -182,6 +182,18 @@ def summary(name: str, steps: int, entropy: bool, hostile: bool) -> dict[str, An
             "duplicates": 2_113,
             "quarantined": 4,
             "notes": notes,
+            "sources": [
+                {
+                    "spec": "cuentos/",
+                    "kind": "files",
+                    "licence": "cc-by-4.0",
+                    "licence_from": "README.md",
+                    "citation": "Tales, <ed.> 1920",
+                    "citation_from": "CITATION",
+                    "revision": None,
+                },
+                {"spec": "fables:es", "kind": "generator", "licence": None, "citation": None, "revision": "0.1.0"},
+            ],
         },
         "train": {
             "steps": steps,

@@ -243,7 +243,7 @@ def check_fields(spec: str, file: TextFile, reading: Reading) -> None:
 
 
 def _commit(part: Part) -> tuple[str | None, int]:
-    """The commit that a revision is now, and the bytes of its files; without the hub the revision as it was given, and 0."""
+    """The commit that a revision is now, and the bytes of its files; without the hub as given, and 0."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled
 

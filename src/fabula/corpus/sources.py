@@ -381,7 +381,7 @@ def _walk(folder: Path) -> Sequence[Path]:
 
 def _known() -> str:
     kinds = sorted((k for k in READERS if k != ".parquet"), key=lambda k: (k not in PLAIN, k))
-    return f"known: {' '.join(kinds)} (each also with {' or '.join(COMPRESSED)}) and .parquet"
+    return f"known: {' '.join(kinds)} (each also with {', '.join(COMPRESSED)}) and .parquet"
 
 
 def _missing(spec: str) -> str:

@@ -20,8 +20,8 @@ def survey(config: CorpusConfig) -> Data:
 
     Mean, count and extremes are exact; the percentiles come from at most 100,000 documents, chosen evenly,
     and the distinct words from the first million. A word is what stands between white space.
-    Conversations and preferences are measured as text, roles and all. `entropy_bits_per_byte` is known for the generator
-    only: no model can go below it on average.
+    Conversations and preferences are measured as text, roles and all. `entropy_bits_per_byte` is known for the
+    generator only: no model can go below it on average.
     """
     corpus = run(config)
     funnel = Funnel()

@@ -367,7 +367,15 @@ def data(records: Records) -> Section | None:
     sha256 = records.evaluation.text("validation", "sha256")
     if sha256:
         facts.append(Fact("validation text", sha256[:16], "first digits of its SHA-256"))
-    notes, name = found.texts("notes"), f"{record_name(records)}s"
+    for source in found.tables("sources"):
+        licence, where = source.text("licence"), source.text("licence_from")
+        note = f"{source.text('spec')}, as {where} says" if licence else f"{source.text('spec')} says nothing of one"
+        facts.append(Fact("licence", licence or "not stated", note))
+        if source.text("revision"):
+            facts.append(Fact("revision", source.text("revision")[:16], source.text("spec")))
+    cited = [f"To cite {source.text('spec')}: {source.text('citation')}" for source in found.tables("sources")]
+    notes = found.texts("notes") + [text for text in cited if not text.endswith(": ")]
+    name = f"{record_name(records)}s"
     return {"corpus": corpus_name(records), "splits": splits, "facts": facts, "notes": notes, "records": name}
 
 
