@@ -414,9 +414,7 @@ def test_missing_empty_and_unknown(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     refused(tmp_path / "empty.txt", "empty")
     (tmp_path / "a.pdf").touch()
-    refused(
-        tmp_path / "a.pdf", r"unknown kind of file; known: .markdown .md .txt .csv .json .*\.gz.*\.zst.*\.parquet"
-    )
+    refused(tmp_path / "a.pdf", r"unknown kind of file; known: .markdown .md .txt .csv .json .*\.gz.*\.zst.*\.parquet")
     (tmp_path / "folder" / "inner").mkdir(parents=True)
     refused(tmp_path / "folder", "none of its 0 files is of a known kind")
     (tmp_path / "folder" / "a.png").touch()

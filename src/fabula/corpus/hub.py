@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
@@ -27,7 +27,7 @@ from fabula.corpus import provenance, tables
 from fabula.corpus.document import MAX_DOCUMENT_BYTES, Document, Quarantined, Reject, excerpt, too_long
 from fabula.corpus.provenance import Papers
 from fabula.corpus.readers import Reading, first_fields
-from fabula.corpus.records import AS_TEXT, Kind, Record, Useless, as_document, detect, record_of
+from fabula.corpus.records import AS_TEXT, Kind, Record, Useless, as_document, detect, detect_most, record_of
 from fabula.corpus.streams import TextFile, guarded
 from fabula.errors import MachineError, SourceError, nearest, require_extra
 from fabula.storage import hash_file
@@ -236,10 +236,10 @@ def folder_files(part: Part) -> FolderFiles:
 
 def check_fields(spec: str, file: TextFile, reading: Reading) -> None:
     """SourceError where the first record has no text, with the fields that it has."""
-    names = first_fields(file, reading)
-    if not names or (reading.records == "auto" and detect(names, reading.text_field)[0] != "documents"):
+    found = first_fields(file, reading)
+    if not found or (reading.records == "auto" and detect_most(found, reading.text_field)[0] != "documents"):
         return
-    tables.wanted(spec, names, reading, "what its first record has")
+    tables.wanted(spec, list(dict.fromkeys(chain(*found))), reading, "what its records have")
 
 
 def _commit(part: Part) -> tuple[str | None, int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,7 @@ from fabula.registry import Registry
 
 Mode = Literal["file", "marker", "blank", "line"]
 
+_FIRST_OBJECTS = 20
 _WIKIPEDIA = re.compile(r"wiki_\d+")
 
 
@@ -201,18 +203,21 @@ def _records(file: TextFile, values: Iterator[Value], reading: Reading, reject: 
             yield made
 
 
-def first_fields(file: TextFile, reading: Reading) -> list[str]:
-    """The names of the fields of a file's first object; of a table its columns. [] where there are none."""
+def first_fields(file: TextFile, reading: Reading) -> list[list[str]]:
+    """The names of the fields of a file's first objects, of a table its columns; [] where there are none.
+
+    Of several, since the first one may be the one that is broken.
+    """
     kind = kind_of(file.path)
     if kind in (".csv", ".tsv", ".parquet"):
         from fabula.corpus import tables
 
-        return tables.columns(file)
+        return [tables.columns(file)]
     if kind in PLAIN:
         return []
     ignore: Reject = lambda _: None  # noqa: E731
     values = json_values.of_file(file, reading.names, ignore) if kind == ".json" else json_values.of_lines(file, ignore)
-    return next((list(value.value) for value in values if isinstance(value.value, dict)), [])
+    return [list(value.value) for value in islice(values, _FIRST_OBJECTS) if isinstance(value.value, dict)]
 
 
 # ---- kinds of files ----------------------------------------------------------------------------------------

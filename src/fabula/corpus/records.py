@@ -17,6 +17,7 @@ reason, in words: nothing is guessed and nothing is mended.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -162,6 +163,13 @@ def detect(names: Sequence[str], text_field: str) -> tuple[Kind, str]:
     if {"prompt", "completion"} <= has:
         return "conversations", "the fields prompt and completion"
     return "documents", f"no fields of conversations or preferences among {', '.join(sorted(has)[:8]) or 'none'}"
+
+
+def detect_most(found: Sequence[Sequence[str]], text_field: str) -> tuple[Kind, str]:
+    """What most of some records are, by the names of their fields, and why."""
+    kinds = [detect(names, text_field) for names in found]
+    most = Counter(kind for kind, _ in kinds).most_common(1)[0][0]
+    return next(pair for pair in kinds if pair[0] == most)
 
 
 def record_of(value: Any, fields: Fields, origin: str) -> Record | str:

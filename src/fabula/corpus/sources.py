@@ -25,7 +25,7 @@ from fabula.corpus import hub, provenance
 from fabula.corpus.document import MAX_DOCUMENT_BYTES, Document, Reject
 from fabula.corpus.provenance import Papers
 from fabula.corpus.readers import PLAIN, READERS, Mode, Reading, first_fields, is_plain, kind_of
-from fabula.corpus.records import AS_TEXT, Kind, Record, as_document, detect
+from fabula.corpus.records import AS_TEXT, Kind, Record, as_document, detect_most
 from fabula.corpus.streams import COMPRESSED, TextFile, expansion, guarded, head
 from fabula.errors import SourceError, nearest
 from fabula.storage import hash_data, hash_file
@@ -211,8 +211,8 @@ class Files:
         if self.reading.records != "auto":
             return self.reading.records, f"as asked (--corpus.records {self.reading.records})"
         for file in self.files:
-            if names := first_fields(file, self.reading):
-                return detect(names, self.reading.text_field)
+            if found := first_fields(file, self.reading):
+                return detect_most(found, self.reading.text_field)
         return "documents", ""
 
     def documents(self, reject: Reject) -> Iterator[Document]:
