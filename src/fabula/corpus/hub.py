@@ -150,13 +150,12 @@ def _explain(part: Part, error: Exception) -> NoReturn:
             why = "its owner asks for consent: accept the conditions on its page"
         raise SourceError(
             f"{part.spec}: {why}. Check the name; for private or gated ones log in with: hf auth login"
-            f"{_folder_hint(part)}"
         ) from None
     if "OfflineModeIsEnabled" in kinds or (kinds & {"ConnectionError", "ConnectError", "TimeoutException"}):
         offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_DATASETS_OFFLINE")
         why = "HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set" if offline else "is there a network?"
         raise MachineError(
-            f"{part.spec}: the hub cannot be reached ({why}), and the dataset is not in the cache{_folder_hint(part)}"
+            f"{part.spec}: the hub cannot be reached ({why}), and the dataset is not in the cache"
         ) from None
     if "scripts are no longer supported" in said:
         raise SourceError(
@@ -176,10 +175,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _folder_hint(part: Part) -> str:
-    return f". The folder {part.path} here is written hf:./{part.path}" if Path(part.path).is_dir() else ""
 
 
 def _one_split(part: Part, names: Sequence[str]) -> str:
@@ -298,6 +293,12 @@ class Dataset:
 
     def _of_hub(self) -> None:
         library, part = _library(), self.part
+        if Path(part.path).is_dir():
+            # The library would take the folder for what was asked for.
+            raise SourceError(
+                f"{part.spec}: a folder {part.path} is here as well; it is written hf:./{part.path}, and the dataset "
+                "of the hub is read where there is no such folder"
+            )
         commit, size = _asked(part, lambda: _commit(part))
         builder = _asked(part, lambda: library.load_dataset_builder(part.path, name=part.config, revision=commit))
         reader = type(builder).__module__.rpartition(".")[2]
@@ -306,10 +307,11 @@ class Dataset:
                 f"{part.spec}: its files are of a kind ({reader}) that is not read; known: {', '.join(_READERS)}"
             )
         self.revision = str(builder.hash) if _COMMIT.fullmatch(str(builder.hash)) else None
-        asked = part.revision or ""
-        if _COMMIT.fullmatch(asked) and asked != self.revision:
+        if commit is not None and _COMMIT.fullmatch(commit) and commit != self.revision:
+            # The library falls back to what it kept, whatever went wrong and whatever was asked for.
             raise MachineError(
-                f"{part.spec}: the cache holds revision {self.revision}, and the hub cannot be reached for {asked}"
+                f"{part.spec}: revision {commit} cannot be had (the hub is out of reach, or has nothing there that is "
+                f"read without running code); the cache holds revision {self.revision}"
             )
         self.config = builder.config.name
         size = size or builder.info.download_size or builder.info.dataset_size
