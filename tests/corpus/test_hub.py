@@ -206,12 +206,13 @@ def test_settings_do_what_a_name_does(tales: Path) -> None:
 # ---- no code -------------------------------------------------------------------------------------------------
 
 RAN = "open('RAN', 'w').close()\n"
+BOMB = "".join(f"a{i + 1}: &a{i + 1} {{x: *a{i}, y: *a{i}}}\n" for i in range(59))
 HOSTILE: dict[str, dict[str, str]] = {
     "a script of the folder's name": {"hostile.py": RAN},
     "a script and a card that names it": {"hostile.py": RAN, "README.md": "---\nbuilder_script: hostile.py\n---\n"},
     "auto_map": {"README.md": "---\nauto_map: {AutoDataset: evil.Evil}\n---\n", "evil.py": RAN},
     "an object in the card": {"README.md": "---\nlicense: !!python/object/apply:os.system ['touch RAN']\n---\n"},
-    "an alias bomb": {"README.md": "---\na: &a [x, x]\n" + "".join(f"b{i}: [*a, *a]\n" for i in range(9)) + "---\n"},
+    "an alias bomb": {"README.md": f"---\na0: &a0 {{x: y}}\n{BOMB}configs: *a59\n---\n"},
     "files outside": {"README.md": "---\nconfigs:\n- config_name: a\n  data_files: ../secret.jsonl\n---\n"},
     "an absolute file": {"README.md": "---\nconfigs:\n- config_name: a\n  data_files: SECRET\n---\n"},
     "a package": {"__init__.py": RAN, "setup.py": RAN, "datasets/__init__.py": RAN},

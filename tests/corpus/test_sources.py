@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
 import os
 import random
 import subprocess
@@ -57,6 +59,10 @@ def compress(path: Path) -> None:
     raw = path.read_bytes()
     if path.suffix == ".gz":
         path.write_bytes(gzip.compress(raw))
+    elif path.suffix == ".bz2":
+        path.write_bytes(bz2.compress(raw))
+    elif path.suffix == ".xz":
+        path.write_bytes(lzma.compress(raw, preset=0))
     elif path.suffix == ".zst":
         path.write_bytes(zstandard.ZstdCompressor().compress(raw))
 
@@ -156,7 +162,7 @@ def test_crlf_does_not_move_the_cuts(tmp_path: Path, size: int) -> None:
 
 @SAME_FOLDER
 @given(documents=st.lists(ANY_TEXT, min_size=1, max_size=5), ascii=st.booleans())
-@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst", ".bz2", ".xz"])
 def test_any_text_survives_records(tmp_path: Path, suffix: str, documents: list[str], ascii: bool) -> None:
     rows = [json.dumps({"id": 1, "text": d}, ensure_ascii=ascii) for d in documents]
     for name, content in (
@@ -387,7 +393,7 @@ def test_binary_files_are_refused(tmp_path: Path) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst", "a.txt.bz2", "a.txt.xz"])
 def test_damaged_compressed_files_are_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     chance = random.Random(1)
@@ -400,6 +406,22 @@ def test_damaged_compressed_files_are_refused(tmp_path: Path, name: str) -> None
             read(path)
     path.write_bytes(whole + whole)
     assert len(texts(path)) == 100_000
+
+
+def test_an_xz_file_that_asks_for_too_much_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.xz"
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 512 << 20}]
+    with lzma.open(path, "wb", format=lzma.FORMAT_XZ, filters=filters) as file:
+        file.write(b"uno\n")
+    with pytest.raises(SourceError, match=r"the compressed file is damaged \(Memory usage limit exceeded\)"):
+        read(path)
+
+
+def test_xz_streams_may_have_padding_between(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.xz"
+    streams = [lzma.compress(f'{{"text": "{name}"}}\n'.encode()) for name in ("uno", "dos", "tres")]
+    path.write_bytes(streams[0] + streams[1] + b"\0" * 8 + streams[2] + b"\0" * 4)
+    assert texts(path) == ["uno", "dos", "tres"]
 
 
 def test_missing_empty_and_unknown(tmp_path: Path) -> None:

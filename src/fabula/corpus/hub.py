@@ -13,6 +13,7 @@ text, JSON, tables, Parquet and Arrow.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +40,10 @@ SPELLING = "hf:owner/name?config=en&split=train&revision=COMMIT&column=text&stre
 _KEPT_BYTES = 1 << 30
 # Bytes of text a byte on disk: Parquet compresses.
 _USUAL_EXPANSION = 4
+# Where the library looks for metadata, and how much of it is believed.
+_CARDS = ("README.md", ".huggingface.yaml")
+_MOST_METADATA = 200_000
+_DEEPEST_METADATA = 40
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 # The library's readers that do nothing but read. Others decode pictures and archives, or come with pickles.
@@ -131,6 +136,32 @@ def _library() -> Any:
     return datasets
 
 
+def _refuse_bomb(part: Part, card: Path) -> None:
+    """SourceError for metadata that a few lines of references make endless; the library would read it all."""
+    import yaml
+
+    sizes: dict[str, int] = {}
+    opened: list[tuple[str | None, int]] = []
+    size = 0
+    try:
+        for event in yaml.parse(provenance.metadata(card), Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                opened.append((event.anchor, size))
+            size += sizes.get(event.anchor, 1) if isinstance(event, yaml.AliasEvent) else 1
+            if isinstance(event, yaml.CollectionEndEvent):
+                anchor, before = opened.pop()
+                if anchor is not None:
+                    sizes[anchor] = size - before
+            if size > _MOST_METADATA or len(opened) > _DEEPEST_METADATA:
+                raise SourceError(
+                    f"{part.spec}: the metadata of {card.name} are too large or too deep once written out"
+                )
+    except yaml.YAMLError as error:
+        raise SourceError(
+            f"{part.spec}: the metadata of {card.name} are broken: {' '.join(str(error).split())}"
+        ) from None
+
+
 def _asked(part: Part, what: Callable[[], T]) -> T:
     """What the library answers; what goes wrong in it is one clear line."""
     try:
@@ -207,6 +238,9 @@ def folder_files(part: Part) -> FolderFiles:
     if part.revision:
         raise SourceError(f"{part.spec}: a folder has no revisions; leave out revision={part.revision}")
     library = _library()
+    for name in _CARDS:
+        if (folder / name).is_file():
+            _refuse_bomb(part, folder / name)
     # With a dot as its last part the library does not look for a script of the folder's name, which it would refuse.
     path = f"{folder.resolve()}{os.sep}."
     builder = _asked(part, lambda: library.load_dataset_builder(path, name=part.config))
@@ -300,6 +334,7 @@ class Dataset:
                 "of the hub is read where there is no such folder"
             )
         commit, size = _asked(part, lambda: _commit(part))
+        self._papers = self._card(commit)
         builder = _asked(part, lambda: library.load_dataset_builder(part.path, name=part.config, revision=commit))
         reader = type(builder).__module__.rpartition(".")[2]
         if reader not in _READERS:
@@ -330,17 +365,20 @@ class Dataset:
         info = (builder.info.splits or {}).get(self.split)
         self._bytes = info.num_bytes if info is not None and info.num_bytes else (size and size * _USUAL_EXPANSION)
         said = Papers(builder.info.license or None, "the hub", builder.info.citation or None, "the hub")
-        self._papers = self._card().or_else(said)
+        self._papers = self._papers.or_else(said)
 
-    def _card(self) -> Papers:
-        """What the card of a hub's dataset says; the library has fetched it already."""
+    def _card(self, commit: str | None) -> Papers:
+        """What the card of a hub's dataset says; SourceError where it is a trap."""
         from huggingface_hub import hf_hub_download
 
-        try:
-            path = hf_hub_download(self.part.path, "README.md", repo_type="dataset", revision=self.revision)
-            return provenance.of_files([Path(path)])
-        except Exception:  # a dataset without a card, or a cache without one: it says nothing
-            return Papers()
+        found = []
+        for name in _CARDS:
+            # A dataset without a card, or a cache without one: it says nothing.
+            with contextlib.suppress(Exception):
+                found.append(Path(hf_hub_download(self.part.path, name, repo_type="dataset", revision=commit)))
+        for path in found:
+            _refuse_bomb(self.part, path)
+        return provenance.of_files(found)
 
     # ---- columns
 

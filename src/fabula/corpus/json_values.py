@@ -24,6 +24,7 @@ _MAX_ELEMENT_CHARACTERS = 2 * MAX_DOCUMENT_BYTES
 _PERHAPS_CUT = 16
 
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+_AFTER_NUMBER = re.compile(r"[ \t\r\n,\]]")
 _JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -235,9 +236,11 @@ class _Elements:
                     f"{self._path}, line {self._line:,}: {why}; one record a line (.jsonl) is read"
                 ) from None
             else:
-                # A number that ends where the reading ended may have more digits.
-                if self._done or end < len(self._held):
+                # A number has no end of its own: near where the reading ended, it may go on.
+                if not isinstance(value, (int, float)) or _AFTER_NUMBER.match(self._held, end):
                     return value, end
+                if self._done or end < len(self._held) - _PERHAPS_CUT:
+                    raise self._broken("Expecting ',' or ']'", end)
             size = len(self._held) - self._at
             if size > _MAX_ELEMENT_CHARACTERS:
                 raise SourceError(

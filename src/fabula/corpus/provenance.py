@@ -97,6 +97,13 @@ def of_files(paths: Iterable[Path]) -> Papers:
     return papers
 
 
+def metadata(path: Path) -> str:
+    """The YAML of a card: what stands between lines of dashes in Markdown, else the whole file."""
+    text = _start(path)
+    match = _METADATA.match(text)
+    return match[1] if match else "" if path.suffix == ".md" else text
+
+
 def card_has(path: Path, *keys: str) -> bool:
     """Whether the metadata of a card has one of some keys."""
     match = _METADATA.match(_start(path))
