@@ -193,6 +193,8 @@ class _Xz:
                 self._stream = self._stream or lzma.LZMADecompressor(lzma.FORMAT_XZ, self._MEMORY)
                 chunk, self._ahead = self._stream.decompress(self._ahead, size), b""
             except lzma.LZMAError as error:
+                if "emory" in str(error):
+                    raise EOFError(f"it asks for more than {self._MEMORY >> 20} MiB of memory to be read") from None
                 raise EOFError(str(error)) from None
             if chunk:
                 return chunk
