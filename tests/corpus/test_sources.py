@@ -436,6 +436,9 @@ def test_missing_empty_and_unknown(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     refused(tmp_path / "empty.txt", "empty")
     (tmp_path / "a.pdf").touch()
+    for archive, command in (("a.zip", "unzip -d FOLDER a.zip"), ("b.tar.gz", "tar -C FOLDER -xf b.tar.gz")):
+        (tmp_path / archive).touch()
+        refused(tmp_path / archive, f"an archive of files; unpack it with: {command}, and name the folder")
     refused(tmp_path / "a.pdf", r"unknown kind of file; known: .markdown .md .txt .csv .json .*\.gz.*\.zst.*\.parquet")
     (tmp_path / "folder" / "inner").mkdir(parents=True)
     refused(tmp_path / "folder", "none of its 0 files is of a known kind")

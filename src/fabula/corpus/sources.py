@@ -38,6 +38,7 @@ _SMALL_BYTES = 64 << 10
 # A compressed text of this part of the limit is taken to be above it: text shrinks about fourfold.
 _USUAL_EXPANSION = 4
 _PROBED_FABLES = 200
+_ARCHIVE = re.compile(r"\.(zip|tar|tgz|tar\.\w+)$")
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
 
 
@@ -338,6 +339,11 @@ def _files(spec: str) -> tuple[list[TextFile], int, tuple[Path, ...]]:
     elif path.is_file():
         found = [TextFile(path, path.name)]
         if not kind_of(path):
+            if match := _ARCHIVE.search(path.name.lower()):
+                command = "unzip -d FOLDER" if match[0] == ".zip" else "tar -C FOLDER -xf"
+                raise SourceError(
+                    f"{spec}: an archive of files; unpack it with: {command} {path.name}, and name the folder"
+                )
             raise SourceError(f"{spec}: unknown kind of file; {_known()}. Rename or convert it")
     elif path.exists():
         raise SourceError(f"{spec}: neither a file nor a folder; write its content to a file first")
