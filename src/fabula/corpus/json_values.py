@@ -25,11 +25,12 @@ _PERHAPS_CUT = 16
 
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _AFTER_NUMBER = re.compile(r"[ \t\r\n,\]]")
+_COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
 _JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class Value(NamedTuple):
-    """A value with the place where it starts; `raw` is how it begins in the file."""
+    """A value with the place where it starts, a "line" or a "record"; `raw` is how it begins in the file."""
 
     place: str
     line: int
@@ -63,7 +64,7 @@ def of_lines(file: TextFile, reject: Reject) -> Iterator[Value]:
             # Numbers of thousands of digits, or thousands of nested brackets.
             reject(Quarantined(path, number, byte, f"JSON that cannot be read: {error}", excerpt(raw)))
             continue
-        yield Value(f"line {number}", number, byte, value, raw)
+        yield Value("line", number, byte, value, raw)
 
 
 def of_file(file: TextFile, names: Sequence[str], reject: Reject) -> Iterator[Value]:
@@ -127,7 +128,7 @@ def _of_object(file: TextFile, start: bytes, names: Sequence[str], reject: Rejec
     del raw
     for number, value in enumerate(_values_in(found, names, path), start=1):
         yield Value(
-            f"record {number}",
+            "record",
             number,
             None,
             value,
@@ -181,7 +182,7 @@ def _of_list(file: TextFile, reject: Reject) -> Iterator[Value]:
                 shown = excerpt(source.encode("utf-8", "surrogateescape"), before)
                 reject(Quarantined(path, line + source.count("\n", 0, where), at + before, reason, shown))
                 continue
-            yield Value(f"line {line}", line, at, value, source[:100].encode())
+            yield Value("line", line, at, value, source[:100].encode())
 
 
 class _Elements:
@@ -207,6 +208,10 @@ class _Elements:
         while not self._is("]"):
             value, end = self._decode()
             yield self._line, self._byte, self._held[self._at : end], value
+            between = _COMMA.match(self._held, end)
+            if between is not None and between.end() < len(self._held):
+                self._advance(between.end())
+                continue
             self._advance(end)
             self._skip()
             if self._is(","):

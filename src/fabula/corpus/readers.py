@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -50,6 +50,13 @@ class Reading:
     pair: tuple[str, str] | None = None  # fields of source and target
     records: Kind = "auto"  # what is still "auto" when a file is read is documents, or pairs
     title_field: str = ""
+
+    # Whether a record is the text of one field and nothing more; kept, since it is asked for every record.
+    plain: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        plain = self.pair is None and not self.title_field and self.records in ("auto", "documents")
+        object.__setattr__(self, "plain", plain)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -180,7 +187,7 @@ def read_json_lines(file: TextFile, reading: Reading, reject: Reject) -> Iterato
 @READERS.register(".json")
 def read_json(file: TextFile, reading: Reading, reject: Reject) -> Iterator[Record]:
     """A list of objects or strings, an object that holds one, a table by columns, or one record a line."""
-    return _records(file, json_values.of_file(file, reading.names, reject), reading, reject)
+    return _records(file, json_values.of_file(file, reading.names, reject), reading, reject, long=True)
 
 
 @READERS.register("wiki_00")
@@ -191,13 +198,16 @@ def read_wikipedia(file: TextFile, reading: Reading, reject: Reject) -> Iterator
     return read_json_lines(file, reading, reject)
 
 
-def _records(file: TextFile, values: Iterator[Value], reading: Reading, reject: Reject) -> Iterator[Record]:
+def _records(
+    file: TextFile, values: Iterator[Value], reading: Reading, reject: Reject, long: bool = False
+) -> Iterator[Record]:
+    """The records in values; those of a list may be `long`er than a document, lines were measured already."""
     path = str(file.path)
     for place, line, byte, value, raw in values:
-        made = record_of(value, reading, f"{file.name}, {place}")
+        made = record_of(value, reading, f"{file.name}, {place} {line}")
         if isinstance(made, str):
             reject(Quarantined(path, line, byte, made, excerpt(raw), isinstance(made, Useless)))
-        elif any(len(t) * 4 > MAX_DOCUMENT_BYTES and utf8_bytes(t) > MAX_DOCUMENT_BYTES for t in made.texts):
+        elif long and any(len(t) * 4 > MAX_DOCUMENT_BYTES and utf8_bytes(t) > MAX_DOCUMENT_BYTES for t in made.texts):
             reject(too_long(path, line, byte, raw))
         else:
             yield made

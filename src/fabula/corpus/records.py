@@ -120,6 +120,8 @@ class Fields(Protocol):
     def title_field(self) -> str: ...
     @property
     def pair(self) -> tuple[str, str] | None: ...
+    @property
+    def plain(self) -> bool: ...
 
 
 def as_text(turns: Iterable[Turn]) -> str:
@@ -174,6 +176,8 @@ def detect_most(found: Sequence[Sequence[str]], text_field: str) -> tuple[Kind, 
 
 def record_of(value: Any, fields: Fields, origin: str) -> Record | str:
     """The record in an object (or a text), or the reason why there is none."""
+    if fields.plain and type(value) is dict and type(text := value.get(fields.text_field)) is str and text.isascii():
+        return Document(text, origin)  # most records, and a fifth faster
     if fields.records in ("conversations", "preferences"):
         if not isinstance(value, dict):
             return f"expected an object, got {kind_of_value(value)}"

@@ -19,7 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from fabula import __version__
 from fabula.config import Data
 from fabula.corpus import hub, provenance
 from fabula.corpus.document import MAX_DOCUMENT_BYTES, Document, Reject
@@ -177,8 +176,8 @@ class Generated:
         return {"languages": self.languages, "count": self.count, "seed": self.seed, "texts": hash_data(texts)}
 
     def provenance(self) -> Data:
-        papers = Papers("Apache-2.0", "fabula", f"Fables made by Fabula {__version__}, seed {self.seed}", "fabula")
-        return {"spec": self.spec, "kind": "generator", **papers.to_data(), "revision": __version__}
+        papers = Papers("Apache-2.0", "fabula", f"Fables made by the generator of Fabula, seed {self.seed}", "fabula")
+        return {"spec": self.spec, "kind": "generator", **papers.to_data(), "revision": None}
 
     def notes(self) -> list[str]:
         return [f"{self.spec}: {self.count:,} fables from the built-in generator, seed {self.seed}"]
@@ -217,8 +216,7 @@ class Files:
         return "documents", ""
 
     def documents(self, reject: Reject) -> Iterator[Document]:
-        for record in self.records(reject):
-            yield as_document(record, self.spec)
+        return (as_document(record, self.spec) for record in self.records(reject))
 
     def records(self, reject: Reject) -> Iterator[Record]:
         return islice(self._all(reject), self.limit or None)

@@ -238,7 +238,7 @@ def read_parquet(file: TextFile, reading: Reading, reject: Reject) -> Iterator[R
     pyarrow, parquet = _pyarrow()
     path = str(file.path)
     for row, values in enumerate(_rows(path, reading, pyarrow, parquet), start=1):
-        checked = {name: _cell(value, name, path, row) for name, value in values.items()}
+        checked: dict[str, Any] = {name: _cell(value, name, path, row) for name, value in values.items()}
         bad = next((value for value in checked.values() if isinstance(value, Quarantined)), None)
         made = record_of(checked, reading, f"{file.name}, row {row}") if bad is None else bad
         if isinstance(made, Quarantined):

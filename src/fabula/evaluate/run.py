@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from fabula import faults
-from fabula.config import Data
+from fabula.config import Data, to_data
 from fabula.corpus.document import Quarantined
 from fabula.corpus.run import CorpusConfig
 from fabula.corpus.sources import Source, find
@@ -78,7 +78,8 @@ def run(
         what = "reads pairs" if corpus.pair is None else "is decoder-only and reads texts"
         way = "give --source-field and --target-field" if corpus.pair is None else "leave out the fields of pairs"
         raise InputError(f"{on}: the model {what}; {way}")
-    sources = find(on, corpus.reading(), corpus.split, corpus.documents, corpus.seed)
+    dataset = to_data(corpus.dataset)
+    sources = find(on, corpus.reading(), corpus.split, corpus.documents, corpus.seed, dataset)
     if isinstance(model, EncoderDecoder):
         return _run_on_pairs(config, model, tokenizer, on, sources, device, progress, stop)
     text = _Text(sources, tokenizer, stop)
