@@ -244,6 +244,12 @@ def test_ten_hostile_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, na
     assert not [m for m in new if str(folder) in str(getattr(m, "__file__", "") or "")]
 
 
+def test_a_card_may_be_as_long_as_it_likes_and_refer_to_itself_a_little(tales: Path) -> None:
+    text = "&nbsp; *much* *more* *to* *say*\n" * 100
+    (tales / "README.md").write_text(CARD.replace("---\nlicense", "---\na: &a x\nb: [*a, *a]\nlicense") + text)
+    assert len(texts(opened(f"hf:{tales}?config=es&column=body"))) == 30
+
+
 def test_no_switch_for_code_exists() -> None:
     with pytest.raises(SourceError, match='"trust_remote_code" is nothing that a dataset is asked for'):
         opened("hf:owner/name?trust_remote_code=true")

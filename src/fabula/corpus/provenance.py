@@ -97,17 +97,15 @@ def of_files(paths: Iterable[Path]) -> Papers:
     return papers
 
 
-def metadata(path: Path) -> str:
-    """The YAML of a card: what stands between lines of dashes in Markdown, else the whole file."""
-    text = _start(path)
+def metadata(text: str) -> str:
+    """The metadata at the beginning of a card, between lines of dashes; "" without any."""
     match = _METADATA.match(text)
-    return match[1] if match else "" if path.suffix == ".md" else text
+    return match[1] if match else ""
 
 
 def card_has(path: Path, *keys: str) -> bool:
     """Whether the metadata of a card has one of some keys."""
-    match = _METADATA.match(_start(path))
-    return match is not None and any(key in _top_level(match[1]) for key in keys)
+    return any(key in _top_level(metadata(_start(path))) for key in keys)
 
 
 def of_card(text: str, name: str) -> Papers:
@@ -116,12 +114,9 @@ def of_card(text: str, name: str) -> Papers:
     >>> of_card("---\\nlicense: cc-by-4.0\\n---\\n# Tales\\n", "README.md").licence
     'cc-by-4.0'
     """
-    match = _METADATA.match(text)
-    licence = None
-    if match is not None:
-        keys = _top_level(match[1])
-        names = [value for key in ("license", "license_name") for value in keys.get(key, []) if value != "other"]
-        licence = ", ".join(names or keys.get("license", []))[:_MOST_LICENCE] or None
+    keys = _top_level(metadata(text))
+    names = [value for key in ("license", "license_name") for value in keys.get(key, []) if value != "other"]
+    licence = ", ".join(names or keys.get("license", []))[:_MOST_LICENCE] or None
     entry = _BIBTEX.search(text)
     citation = entry[0][:_MOST_CITATION] if entry else None
     return Papers(licence, name if licence else None, citation, name if citation else None)
