@@ -339,3 +339,14 @@ def test_the_shared_corpora_are_read_completely(
     assert {type(r) for r in found} == {kind}
     assert (len(found), len(bad)) == (read_ones, useless)
     assert all(b.useless for b in bad)
+
+
+def test_pairs_are_shown_without_a_model_in_the_way(tmp_path: Path, cli: Callable[..., tuple[int, str, str]]) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("".join(f"word {i}\tpalabra {i}\n" for i in range(30)))
+    fields = ("--corpus.source_field", "1", "--corpus.target_field", "2")
+    code, out, err = cli("corpus", "show", path, *fields, "--corpus.validation", "0.3", "--corpus.licence", "CC0")
+    assert code == 0, err
+    assert "pairs            30" in out
+    assert "word 0\n→ palabra 0" in out
+    assert "licence: CC0 (corpus.licence)" in out

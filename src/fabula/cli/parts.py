@@ -373,4 +373,6 @@ def _section(name: str, given: list[tuple[str, str]]) -> Any:
     foreign = [setting for setting, _ in given if setting.split(".")[0] not in allowed]
     if foreign:
         raise InputError(f"{', '.join(foreign)}: this command takes only {' and '.join(sorted(allowed))} settings")
-    return recipe.resolve({}, given)
+    # A recipe's model must fit its corpus; here there is none, so one is named that reads pairs.
+    pairs = any(setting == "corpus.source_field" for setting, _ in given)
+    return recipe.resolve({"model": {"preset": "fabula-translate-4m"}} if pairs else {}, given)
