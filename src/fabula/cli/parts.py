@@ -1,4 +1,4 @@
-"""Verbs for one stage at a time: corpus, tokenizer, data, model."""
+"""Verbs for one stage at a time: tokenizer, data, model; those of the corpus are in `corpus.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from fabula.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from fabula.model.kinds import AnyConfig
 
-corpus = App(name="corpus")
 tokenizer = App(name="tokenizer")
 data = App(name="data")
 model = App(name="model")
@@ -22,63 +21,6 @@ model.command("fabula.cli.masks:masks", name="masks", help="Draw who may see who
 
 Source = Annotated[str, Parameter(help="fables:es, fables:en, a file, a folder or a pattern")]
 TokenizerPath = Annotated[Path, Parameter(help="a run folder, a tokenizer's folder or its tokenizer.json")]
-
-
-@corpus.command(name="show")
-def corpus_show(source: Source, /, *, json: Json = False, settings: Settings = ()) -> None:
-    """What a corpus holds: documents, lengths, words, what would be dropped, its beginnings."""
-    from fabula.corpus.run import survey
-
-    config = _section("corpus", [("corpus.source", source), *overrides.split(settings)])
-    found = survey(config.corpus)
-    if json:
-        console.out_json(found)
-        return
-    sizes, funnel = found["document_bytes"], found["funnel"]
-    rows = [
-        ("documents", f"{found['documents']:,}"),
-        ("text", f"{console.n_bytes(found['bytes'])}, {found['words']:,} words"),
-        ("document", f"{sizes['mean']:,.0f} bytes on average, half of them {sizes['p25']:,} to {sizes['p75']:,}"),
-        ("different words", f"{found['distinct_words']['count']:,} among {found['distinct_words']['among_first']:,}"),
-        ("training", f"{funnel['documents']['train']:,} documents"),
-        ("validation", f"{funnel['documents']['validation']:,} documents"),
-        (
-            "dropped",
-            f"{funnel['duplicates']:,} repeated, {funnel['empty']:,} empty, {funnel['quarantined']:,} unreadable",
-        ),
-    ]
-    if found["entropy_bits_per_byte"] is not None:
-        rows.append(("entropy", f"{found['entropy_bits_per_byte']:.4f} bits per byte; no model can pass it"))
-    console.out(console.table(rows))
-    for note in found["notes"]:
-        console.out(f"- {note}")
-    for first in found["first"]:
-        console.out(f"\n[{first['origin']}, {first['split']}]\n{first['text'].strip()}")
-        if "target" in first:
-            console.out(f"→ {first['target'].strip()}")
-
-
-@corpus.command(name="write")
-def corpus_write(source: Source, out: Path, /, *, settings: Settings = ()) -> None:
-    """Write a corpus as one text file, documents ended by the marker (to look at the generator's, say).
-
-    Parameters
-    ----------
-    out
-        the file to write; it is replaced if it exists
-    """
-    from fabula import storage
-    from fabula.corpus.run import Corpus, Funnel
-
-    config = _section("corpus", [("corpus.source", source), *overrides.split(settings)]).corpus
-    if config.pair is not None:
-        raise InputError(f"{source}: pairs are two texts each and are not written as one; leave out the two fields")
-    count = 0
-    with storage.open_replacing(out) as file:
-        for _, document in Corpus(config).documents(Funnel()):
-            file.write(f"{document.text}\n{config.marker}\n".encode())
-            count += 1
-    console.say(f"{count:,} documents in {out}")
 
 
 @tokenizer.command(name="train")
@@ -97,7 +39,7 @@ def tokenizer_train(
     from fabula.tokenizer.base import FILE
 
     given = [("corpus.source", source), ("tokenizer.vocab_size", vocab_size), *overrides.split(settings)]
-    recipe = _section("tokenizer", given)
+    recipe = section("tokenizer", given)
     if out.is_dir() and any(out.iterdir()) and not (out / FILE).exists():
         raise InputError(f"{out}: a folder with other things in it would be replaced; name a new one")
     made = Corpus(recipe.corpus)
@@ -321,7 +263,7 @@ def _tokenizer(path: Path) -> Any:
     return Tokenizer.load(path / "tokenizer" if (path / "tokenizer").is_dir() else path)
 
 
-def _section(name: str, given: list[tuple[str, str]]) -> Any:
+def section(name: str, given: list[tuple[str, str]]) -> Any:
     """A recipe made of settings alone, of which a verb reads one section."""
     from fabula import recipe
 
