@@ -15,6 +15,8 @@ from itertools import islice
 from typing import Literal
 
 from fabula.config import Data, setting, to_data
+from fabula.corpus.clean.config import CleanConfig
+from fabula.corpus.clean.run import Cleaner, Cleaning
 from fabula.corpus.document import MAX_DOCUMENT_BYTES, Document, Quarantined, Reject
 from fabula.corpus.readers import Reading
 from fabula.corpus.sources import Source, find
@@ -54,6 +56,7 @@ class CorpusConfig:
     documents: int = setting(0, "documents taken from each source at most; 0 = all, 20,000 for the generator")
     max_quarantined: float = setting(0.001, "share of unreadable records above which the run stops")
     seed: int = setting(0, "of the generator and of the choice of validation documents")
+    clean: CleanConfig = setting(factory=CleanConfig, doc="how the text is cleaned")
 
     def __post_init__(self) -> None:
         for name in ("source", "validation_source"):
@@ -119,6 +122,7 @@ class Funnel:
     in_validation: int = 0  # training documents dropped because they stand in the validation source
     quarantined: int = 0
     first_quarantined: list[Quarantined] = field(default_factory=list)
+    cleaning: Cleaning | None = None  # what each step of cleaning did; None when nothing is cleaned
     # None once a document came without: a sum over some of them means nothing.
     surprisal_bits: dict[Split, float] | None = field(default_factory=_no_bits_yet)
 
@@ -126,6 +130,7 @@ class Funnel:
     def records(self) -> int:
         """All that was met, whatever became of it."""
         dropped = self.empty + self.duplicates + self.in_validation + self.quarantined
+        dropped += 0 if self.cleaning is None else self.cleaning.dropped
         return sum(self.documents.values()) + dropped
 
     def keep(self, split: Split, document: Document, size: int) -> None:
@@ -158,6 +163,7 @@ class Funnel:
             "quarantined": self.quarantined,
             "first_quarantined": [to_data(record) for record in self.first_quarantined],
             "surprisal_bits": dict(self.surprisal_bits or {}) if known else None,
+            **({} if self.cleaning is None else {"cleaning": self.cleaning.to_data()}),
         }
 
 
@@ -179,6 +185,7 @@ class Corpus:
             self.validation_sources = find(
                 config.validation_source, reading, config.split, config.documents, config.seed + 1
             )
+        self.cleaner = Cleaner(config.clean, lambda: (document for _, document in self._read(lambda _: None)))
         self._training_bytes: int | None = None
 
     def fingerprint(self) -> str:
@@ -196,6 +203,10 @@ class Corpus:
         if self.config.pair is None:
             # What was prepared before there were pairs stays valid.
             del settings["source_field"], settings["target_field"]
+        # Likewise of cleaning: only what it is set to do counts.
+        del settings["clean"]
+        if self.cleaner:
+            settings["clean"] = self.cleaner.identity()
         return hash_data(
             {
                 "reading": READING_VERSION,
@@ -214,8 +225,14 @@ class Corpus:
         Raises SourceError when too many records are unreadable, and at the end when a split got no document.
         """
         lowest, highest = 1.0, 0.0
-        with Seen() as seen, Seen() as held_out:
-            for given, document in self._read(self._rejecting(funnel)):
+        with Seen() as seen, Seen() as held_out, self.cleaner.start() as cleaning:
+            funnel.cleaning = cleaning.account if self.cleaner else None
+            for given, read in self._read(self._rejecting(funnel)):
+                if funnel.records % _CHECK_EVERY == 0 and funnel.records:
+                    self._refuse_bad(funnel)
+                document = cleaning.clean(read)
+                if document is None:
+                    continue
                 raw = document.text.encode("utf-8")
                 key = content_key(raw)
                 size, whole = len(raw), key
@@ -229,7 +246,7 @@ class Corpus:
                     funnel.in_validation += 1
                 elif not seen.add(whole):
                     funnel.duplicates += 1
-                else:
+                elif not cleaning.is_near_copy(document):
                     split = given or split_of(key, self.config.seed, self.config.validation)
                     if given is None and not all(funnel.documents.values()):
                         # Kept only to suggest a share that works, should one split stay empty.
@@ -239,8 +256,6 @@ class Corpus:
                         held_out.add(key)
                     funnel.keep(split, document, size)
                     yield split, document
-                if funnel.records % _CHECK_EVERY == 0:
-                    self._refuse_bad(funnel)
         if funnel.quarantined:
             self._refuse_bad(funnel, at_end=True)
         self._refuse_empty(funnel, lowest, highest)
@@ -272,7 +287,7 @@ class Corpus:
 
     def notes(self) -> list[str]:
         """What is read, how it is cut and why, and how the validation documents are chosen, in sentences."""
-        notes = [note for source in self.sources for note in source.notes()]
+        notes = [note for source in self.sources for note in source.notes()] + self.cleaner.notes()
         if self.validation_sources:
             notes += [f"validation: {note}" for source in self.validation_sources for note in source.notes()]
             notes.append("training documents that also stand in the validation source are dropped")
