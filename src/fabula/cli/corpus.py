@@ -1,15 +1,22 @@
-"""Verbs of the corpus: what it holds, as it stands."""
+"""Verbs of the corpus: what it holds, what cleaning would do to it, what it is made of."""
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from fabula.cli import console, overrides
-from fabula.cli.parts import Source, section
+from fabula.cli.parts import Source
 from fabula.cli.recipes import Json, Settings
+from fabula.cli.tables import cleaning_examples, cleaning_table, dropped_words
 from fabula.errors import InputError
+
+if TYPE_CHECKING:
+    from fabula.corpus.run import CorpusConfig
 
 corpus = App(name="corpus")
 
@@ -19,8 +26,7 @@ def corpus_show(source: Source, /, *, json: Json = False, settings: Settings = (
     """What a corpus holds: documents, lengths, words, what would be dropped, its beginnings."""
     from fabula.corpus.run import survey
 
-    config = section("corpus", [("corpus.source", source), *overrides.split(settings)])
-    found = survey(config.corpus)
+    found = survey(_config(source, settings))
     if json:
         console.out_json(found)
         return
@@ -32,14 +38,13 @@ def corpus_show(source: Source, /, *, json: Json = False, settings: Settings = (
         ("different words", f"{found['distinct_words']['count']:,} among {found['distinct_words']['among_first']:,}"),
         ("training", f"{funnel['documents']['train']:,} documents"),
         ("validation", f"{funnel['documents']['validation']:,} documents"),
-        (
-            "dropped",
-            f"{funnel['duplicates']:,} repeated, {funnel['empty']:,} empty, {funnel['quarantined']:,} unreadable",
-        ),
+        ("dropped", dropped_words(funnel)),
     ]
     if found["entropy_bits_per_byte"] is not None:
         rows.append(("entropy", f"{found['entropy_bits_per_byte']:.4f} bits per byte; no model can pass it"))
     console.out(console.table(rows))
+    if "cleaning" in funnel:
+        console.out(f"\n{cleaning_table(funnel)}\n")
     for note in found["notes"]:
         console.out(f"- {note}")
     for first in found["first"]:
@@ -60,7 +65,7 @@ def corpus_write(source: Source, out: Path, /, *, settings: Settings = ()) -> No
     from fabula import storage
     from fabula.corpus.run import Corpus, Funnel
 
-    config = section("corpus", [("corpus.source", source), *overrides.split(settings)]).corpus
+    config = _config(source, settings)
     if config.pair is not None:
         raise InputError(f"{source}: pairs are two texts each and are not written as one; leave out the two fields")
     count = 0
@@ -69,3 +74,70 @@ def corpus_write(source: Source, out: Path, /, *, settings: Settings = ()) -> No
             file.write(f"{document.text}\n{config.marker}\n".encode())
             count += 1
     console.say(f"{count:,} documents in {out}")
+
+
+@corpus.command(name="clean")
+def corpus_clean(
+    source: Source,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(help="a .jsonl file to write what is kept to")] = None,
+    examples: Annotated[int, Parameter(help="examples of each kind for each step, 3 at most")] = 1,
+    json: Json = False,
+    settings: Settings = (),
+) -> None:
+    """What cleaning does to a corpus, step by step, with examples; nothing is written without --out.
+
+    The steps are settings: --corpus.clean.preset light | books | web, and each by itself (docs/clean.md).
+    """
+    import json as json_library
+
+    from fabula import storage
+    from fabula.corpus.run import Corpus, Funnel
+    from fabula.progress import stop_on_signals
+
+    config = _config(source, settings)
+    if not config.clean.active():
+        console.say("nothing is set to be cleaned; shown is --corpus.clean.preset light (others: books, web)")
+        config = replace(config, clean=replace(config.clean, preset="light"))
+    if out is not None and out.suffix.lower() != ".jsonl":
+        raise InputError(f"{out}: what is kept is written as JSONL; name a file that ends in .jsonl")
+    made, funnel = Corpus(config), Funnel()
+    fields = config.pair or (config.text_field,)
+    # Columns without names are known by their numbers.
+    names = ("source", "target") if fields[0].isdecimal() else fields
+    with contextlib.ExitStack() as stack:
+        file = None if out is None else stack.enter_context(storage.open_replacing(out))
+        stack.enter_context(stop_on_signals())
+        task = stack.enter_context(console.Watcher().task("cleaning", made.estimated_bytes(), "bytes"))
+        for _, document in made.documents(funnel, both=False):
+            task.advance(sum(len(text.encode("utf-8")) for text in document.texts))
+            if file is not None:
+                record = dict(zip(names, document.texts, strict=True))
+                file.write((json_library.dumps(record, ensure_ascii=False) + "\n").encode("utf-8"))
+    found = {"source": config.source, "funnel": funnel.to_data(), "notes": made.notes()}
+    if json:
+        console.out_json(found)
+        return
+    console.out(cleaning_table(found["funnel"]))
+    kept = sum(funnel.documents.values())
+    console.out(
+        f"\nkept {kept:,} of {funnel.records:,} documents, {console.n_bytes(sum(funnel.bytes.values()))}; dropped: "
+        f"{dropped_words(found['funnel'])}"
+    )
+    for line in cleaning_examples(found["funnel"], examples):
+        console.out(line)
+    if out is not None:
+        console.say(f"{kept:,} documents in {out}")
+
+
+def _config(source: str, settings: Settings) -> CorpusConfig:
+    """The corpus that a source and its settings name; other sections have no say here."""
+    from fabula.config import Typed, build, nest
+    from fabula.corpus.run import CorpusConfig
+
+    given = [("corpus.source", source), *overrides.split(settings)]
+    foreign = [name for name, _ in given if name.split(".")[0] != "corpus"]
+    if foreign:
+        raise InputError(f"{', '.join(foreign)}: this command takes only corpus settings")
+    return build(CorpusConfig, nest((name, Typed(value)) for name, value in given)["corpus"], "corpus")

@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 
 from fabula.cli import console, overrides
 from fabula.cli.recipes import Json, RecipePath, Settings
+from fabula.cli.tables import cleaning_table, dropped_words
 from fabula.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -132,8 +133,10 @@ def data_show(folder: Path, /, *, json: Json = False) -> None:
     funnel = shards.manifest["funnel"]
     console.out(
         f"ids are {shards.dtype.name}, of a vocabulary of {shards.manifest['vocab_size']:,}; dropped: "
-        f"{funnel['duplicates']:,} repeated, {funnel['empty']:,} empty, {funnel['quarantined']:,} unreadable"
+        f"{dropped_words(funnel)}"
     )
+    if "cleaning" in funnel:
+        console.out(f"\n{cleaning_table(funnel)}")
 
 
 @model.command(name="list")

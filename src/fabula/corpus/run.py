@@ -216,8 +216,10 @@ class Corpus:
             }
         )
 
-    def documents(self, funnel: Funnel) -> Iterator[tuple[Split, Document]]:
+    def documents(self, funnel: Funnel, both: bool = True) -> Iterator[tuple[Split, Document]]:
         """All documents once, each with its split, counted in a fresh `funnel`; a validation source comes first.
+
+        With `both` false a split may stay empty: for whoever looks at the text only.
 
         Pairs are split by their source, so that a sentence with several translations is never on both sides; repeated
         are those of which both halves are equal.
@@ -258,7 +260,8 @@ class Corpus:
                     yield split, document
         if funnel.quarantined:
             self._refuse_bad(funnel, at_end=True)
-        self._refuse_empty(funnel, lowest, highest)
+        if both or not any(funnel.documents.values()):
+            self._refuse_empty(funnel, lowest, highest)
         self._training_bytes = funnel.bytes["train"]
 
     def sample(self, max_bytes: int) -> Iterator[str]:
