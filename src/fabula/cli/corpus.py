@@ -16,6 +16,7 @@ from fabula.cli.tables import cleaning_examples, cleaning_table, dropped_words
 from fabula.errors import InputError
 
 if TYPE_CHECKING:
+    from fabula.config import Data
     from fabula.corpus.run import CorpusConfig
 
 corpus = App(name="corpus")
@@ -115,7 +116,7 @@ def corpus_clean(
             if file is not None:
                 record = dict(zip(names, document.texts, strict=True))
                 file.write((json_library.dumps(record, ensure_ascii=False) + "\n").encode("utf-8"))
-    found = {"source": config.source, "funnel": funnel.to_data(), "notes": made.notes()}
+    found: Data = {"source": config.source, "funnel": funnel.to_data(), "notes": made.notes()}
     if json:
         console.out_json(found)
         return
