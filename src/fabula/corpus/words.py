@@ -78,3 +78,4 @@ FUNCTION_WORDS: dict[str, frozenset[str]] = {
         you'd you'll you're you've your yours yourself"""
     ),
 }
+EMPTY_WORDS = frozenset().union(*FUNCTION_WORDS.values())

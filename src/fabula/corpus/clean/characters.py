@@ -69,9 +69,9 @@ def mojibake(text: str, how: Literal["repair", "drop"]) -> str | Dropped:
     return text
 
 
-def broken(text: str) -> bool:
-    """Whether a text has mojibake or U+FFFD."""
-    return not text.isascii() and ("\ufffd" in text or bool(_first_broken(text)))
+def has_mojibake(text: str) -> bool:
+    """Whether a text has mojibake that `repair` would put right."""
+    return not text.isascii() and bool(_first_broken(text))
 
 
 def _first_broken(text: str) -> str:

@@ -10,7 +10,7 @@ from fabula.corpus.clean.step import Dropped
 from fabula.errors import require_extra
 
 # Of a long text three pieces are judged, from its beginning, middle and end.
-_PIECE = 700
+_PIECE = 300
 
 
 @cache

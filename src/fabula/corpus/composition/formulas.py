@@ -11,7 +11,7 @@ import numpy as np
 
 from fabula.config import Data
 from fabula.corpus.clean.shingles import shingles
-from fabula.corpus.words import sentences
+from fabula.corpus.words import EMPTY_WORDS, sentences
 
 SHOWN = 12
 _NGRAMS = (4, 8)
@@ -19,6 +19,7 @@ _CANDIDATES = 400
 _MOST_CHARACTERS = 300
 _OPENING_WORDS = 3
 _LEAST_WORDS = 3
+_AROUND = " \"'“”‘’«»—–-.!¡…"
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
 
 
@@ -66,7 +67,9 @@ def _key(part: str) -> bytes:
 
 
 def repeated_ngrams(documents: Sequence[Sequence[str]]) -> list[Data]:
-    """Stretches of 8 and of 4 words that stand in most documents, in two at least; none that is a shift of another."""
+    """Stretches of 8 and of 4 words that stand in most documents, in two at least.
+
+    None is a shift of another, and each has two words at least that are no function words."""
     found = []
     for n in sorted(_NGRAMS, reverse=True):
         parts = [np.unique(shingles(words, n)) for words in documents]
@@ -99,6 +102,8 @@ def _apart(ranked: Iterable[tuple[int, tuple[str, ...]]], n: int) -> list[tuple[
     taken: set[tuple[str, ...]] = set()
     half = n // 2 + 1
     for count, gram in ranked:
+        if sum(word not in EMPTY_WORDS for word in gram) < 2:
+            continue
         pieces = {gram[i : i + half] for i in range(n - half + 1)}
         if not pieces & taken:
             chosen.append((count, gram))
@@ -117,7 +122,7 @@ def openings(documents: Sequence[Sequence[str]]) -> Data:
 
 
 def endings(texts: Sequence[str]) -> Data:
-    """The same for last sentences, without the marks around them."""
+    """The same for last sentences, capitals and the marks around them left aside."""
     return _formulas([_last(text) for text in texts])
 
 
@@ -125,14 +130,17 @@ def _last(text: str) -> str:
     """The last sentence with a word in it; of a long text only its end is looked at."""
     for sentence in reversed(sentences(text[-2000:])):
         if any(c.isalpha() for c in sentence):
-            return sentence.strip(" \"'“”‘’«»")
+            return sentence.strip(_AROUND)
     return ""
 
 
 def _formulas(found: Sequence[str]) -> Data:
-    counts = Counter(text for text in found if text)
+    shown = dict[str, str]()
+    for text in found:
+        shown.setdefault(text.lower(), text)
+    counts = Counter(text.lower() for text in found if text)
     ranked = sorted((-count, text) for text, count in counts.items())
-    most = [_shown(text, -count, len(found)) for count, text in ranked[:SHOWN] if count < -1]
+    most = [_shown(shown[text], -count, len(found)) for count, text in ranked[:SHOWN] if count < -1]
     covered = sum(row["documents"] for row in most)
     return {"different": len(counts), "most": most, "covered": covered / max(1, len(found))}
 

@@ -64,11 +64,12 @@ def remarks(found: Data) -> list[str]:
     short = found["lengths"]["below_50_words"]
     if short >= SHORT:
         said.append(f"{short:.0%} of the documents have fewer than 50 words: hardly a text to learn from.")
-    if found["broken"]["share"] >= BROKEN:
-        said.append(
-            f"{found['broken']['share']:.1%} of the documents have broken characters (mojibake or U+FFFD); "
-            "--corpus.clean.mojibake repair puts most right."
-        )
+    for kind, what, advice in (
+        ("mojibake", "mojibake (â€œ)", "--corpus.clean.mojibake repair puts most right"),
+        ("lost", "U+FFFD where characters were lost", "--corpus.clean.mojibake drop drops them"),
+    ):
+        if found["broken"][kind] >= BROKEN * max(1, n) and found["broken"][kind]:
+            said.append(f"{found['broken'][kind] / n:.1%} of the documents have {what}; {advice}.")
     return said
 
 

@@ -17,9 +17,9 @@ def vocabulary(documents: Iterable[Sequence[str]]) -> Data:
     """Types, hapax legomena, MATTR, and the curves of Heaps and Zipf, of at most the first five million words.
 
     MATTR is the moving-average type-token ratio (Covington and McFall 2010): the mean share of different words in every
-    window of 500, so that corpora of different sizes compare; None when there are fewer words. Heaps 1978: types grow as
-    k n^beta, fitted to the second half of the curve. Zipf 1949: the word of rank r comes about C / r^s times; s is fitted
-    between ranks 10 and 1,000.
+    window of 500, so that corpora of different sizes compare; None when there are fewer words. Heaps 1978: types grow
+    as k n^beta, fitted to the second half of the curve. Zipf 1949: the word of rank r comes about C / r^s times; s is
+    fitted between ranks 10 and 1,000.
     """
     counts: Counter[str] = Counter()
     window: deque[str] = deque()
@@ -70,8 +70,8 @@ def vocabulary(documents: Iterable[Sequence[str]]) -> Data:
 def readability(texts: Iterable[tuple[int, Sequence[str]]]) -> Data:
     """Words a sentence, letters a word, and LIX, from (number of sentences, words) of each document.
 
-    LIX (Björnsson 1968): words a sentence and the percentage of words with more than six letters, added. Below 30 it is a
-    children's book, around 40 fiction, above 50 matter of fact; it was made for Swedish and is meant to compare.
+    LIX (Björnsson 1968): words a sentence and the percentage of words with more than six letters, added. Below 30 it is
+    a children's book, around 40 fiction, above 50 matter of fact; it was made for Swedish and is meant to compare.
     """
     n_sentences = n_words = n_letters = n_long = 0
     for count, found in texts:

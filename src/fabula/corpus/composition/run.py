@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from fabula.config import Data
-from fabula.corpus.clean.characters import broken
+from fabula.corpus.clean.characters import has_mojibake
 from fabula.corpus.composition import formulas, richness
 from fabula.corpus.composition.remarks import remarks
 from fabula.corpus.composition.topics import topics
 from fabula.corpus.run import Corpus, CorpusConfig, Funnel
-from fabula.corpus.sources import Files
+from fabula.corpus.sources import Files, is_plain
 from fabula.corpus.split import content_key, position_of
 from fabula.corpus.words import sentences, words
 from fabula.errors import MachineError
@@ -120,7 +120,6 @@ def _look(texts: list[str], origins: Sequence[str], notes: list[str], progress: 
         done("near copies")
         about = _topics(texts, documents, codes, sizes, notes)
         done("topics")
-    bad = sum(map(broken, texts))
     return {
         "topics": about,
         "languages": languages,
@@ -133,12 +132,12 @@ def _look(texts: list[str], origins: Sequence[str], notes: list[str], progress: 
         "openings": openings,
         "endings": endings,
         "near": near,
-        "broken": {"documents": bad, "share": bad / max(1, len(texts))},
+        "broken": {"mojibake": sum(map(has_mojibake, texts)), "lost": sum("\ufffd" in text for text in texts)},
     }
 
 
 def _one_line_each(config: CorpusConfig) -> tuple[CorpusConfig, list[str]]:
-    """A configuration with a document a line, where lines are long and nobody said how they are cut; and a word about it.
+    """A configuration with a document a line, where lines are long and nobody said how they are cut; and a note.
 
     The other stages join short lines until a document has 4,096 bytes. That is right for a book, and hides in a report
     where one article ends and the next begins.
@@ -148,15 +147,17 @@ def _one_line_each(config: CorpusConfig) -> tuple[CorpusConfig, list[str]]:
         return config, []
     changed = dataclasses.replace(config, split="line", document_bytes=0)
     for source in Corpus(config).sources:
-        if not isinstance(source, Files) or any(source.cut(file)[0] != "line" for file in source.files):
+        if not isinstance(source, Files) or any(
+            not is_plain(f.path) or source.cut(f)[0] != "line" for f in source.files
+        ):
             return config, []
     firsts = islice((d for s in Corpus(changed).sources for d in s.documents(lambda _: None)), _PROBED_LINES)
     sizes = [len(document.text.encode("utf-8")) for document in firsts]
     if not sizes or sum(sizes) / len(sizes) < _LONG_LINE_BYTES:
         return config, []
     note = (
-        f"lines have {sum(sizes) / len(sizes):,.0f} bytes on average: here each is a document. The other stages join those "
-        "below 4,096 bytes to the next one; to cut as here give them --corpus.split line --corpus.document_bytes 0"
+        f"lines have {sum(sizes) / len(sizes):,.0f} bytes on average: here each is a document. The other stages join "
+        "those below 4,096 bytes to the next one; to cut as here give them --corpus.split line --corpus.document_bytes 0"
     )
     return changed, [note]
 
@@ -196,7 +197,7 @@ def _quantile(counts: _Counts, share: float) -> int:
 
 
 def _languages(texts: Sequence[str], sizes: Sequence[int], notes: list[str]) -> tuple[list[Data] | None, list[str]]:
-    """The languages of documents, most frequent first, "" for texts too short to tell; and the code of each document."""
+    """The languages, most frequent first, "" for texts too short to tell; and the code of each document."""
     from fabula.corpus.clean import language
 
     try:

@@ -1,9 +1,9 @@
 """What are the documents about? Clusters of TF-IDF vectors, named by the words that set them apart.
 
-Words that half of the documents have, and function words, are left out. The vectors are reduced to 50 dimensions by latent
-semantic analysis (Deerwester et al. 1990) and cut into clusters by k-means; k is the one of a few with the best mean
-silhouette (Rousseeuw 1987). A cluster's name is the words whose mean weight in it is furthest above their mean weight
-everywhere. With a corpus of several languages each is cut by itself, else the clusters would be the languages.
+Words that half of the documents have, and function words, are left out. The vectors are reduced to 50 dimensions by
+latent semantic analysis (Deerwester et al. 1990) and cut into clusters by k-means; k is the least of a few whose mean
+silhouette (Rousseeuw 1987) is nearly the best. A cluster's name is the words whose mean weight in it is furthest above
+their mean weight everywhere. A corpus of several languages is cut one by one, else the clusters would be the languages.
 
 Everything runs on one thread from a fixed seed, so that the same documents give the same topics.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fabula.config import Data
-from fabula.corpus.words import FUNCTION_WORDS
+from fabula.corpus.words import EMPTY_WORDS
 from fabula.errors import require_extra
 
 LEAST_DOCUMENTS = 8
@@ -28,7 +28,8 @@ _SHOWN = 140
 _SEED = 0
 _FEATURES = 20_000
 _DIMENSIONS = 50
-_SILHOUETTE = 2000
+_SILHOUETTE = 2000  # documents that it is taken over
+_NEARLY = 0.9
 
 
 def topics(
@@ -36,9 +37,9 @@ def topics(
 ) -> list[Data]:
     """The topics of documents, the largest first; MachineError when scikit-learn is missing.
 
-    `documents` are the words of the texts, `languages` their codes ("" where unknown), `sizes` their bytes. Of each topic:
-    its words, language ("" in a corpus of one), share of documents and of bytes, the beginnings of two documents near its
-    middle. [] when there are fewer than 8 documents, or when they have no words in common.
+    `documents` are the words of the texts, `languages` their codes ("" where unknown), `sizes` their bytes. Of each
+    topic: its words, language ("" in a corpus of one), share of documents and of bytes, the beginnings of two documents
+    near its middle. [] when there are fewer than 8 documents, or when they have no words in common.
     """
     try:
         import sklearn  # noqa: F401
@@ -102,7 +103,7 @@ def _clusters(documents: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
         return []
     # The vectors of documents without any of these words are zero and stay so.
     vectors = normalize(TruncatedSVD(dimensions, random_state=_SEED).fit_transform(weights).astype(np.float64))
-    best: tuple[float, Any] | None = None
+    tried: list[tuple[float, Any]] = []
     for k in _SIZES:
         if k * _PER_TOPIC > n:
             break
@@ -111,11 +112,12 @@ def _clusters(documents: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
             continue
         chosen = None if n <= _SILHOUETTE else _SILHOUETTE
         score = float(silhouette_score(vectors, made.labels_, sample_size=chosen, random_state=_SEED))
-        if best is None or score > best[0] + 1e-9:
-            best = (score, made)
-    if best is None:
-        best = (0.0, KMeans(2, n_init=4, random_state=_SEED).fit(vectors))
-    labels, centres = best[1].labels_, best[1].cluster_centers_
+        tried.append((score, made))
+    if not tried:
+        tried.append((0.0, KMeans(2, n_init=4, random_state=_SEED).fit(vectors)))
+    enough = _NEARLY * max(score for score, _ in tried)
+    best = next(made for score, made in tried if score >= enough)
+    labels, centres = best.labels_, best.cluster_centers_
     names = vectorizer.get_feature_names_out()
     mean = np.asarray(weights.mean(axis=0)).ravel()
     found = []
@@ -134,12 +136,10 @@ def _clusters(documents: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     return found
 
 
-_EMPTY_WORDS = frozenset().union(*FUNCTION_WORDS.values())
-
-
 def _content(words: Sequence[str]) -> list[str]:
-    """The words that may say what a text is about."""
-    return [word for word in words if len(word) > 2 and word not in _EMPTY_WORDS]
+    """The words that may say what a text is about, without the English genitive."""
+    bare = (word.removesuffix("'s").removesuffix("’s") for word in words)
+    return [word for word in bare if len(word) > 2 and word not in EMPTY_WORDS]
 
 
 def _beginning(text: str) -> str:
