@@ -132,6 +132,44 @@ def corpus_clean(
         console.say(f"{kept:,} documents in {out}")
 
 
+@corpus.command(name="report")
+def corpus_report(
+    source: Source,
+    /,
+    *,
+    html: Annotated[Path | None, Parameter(help="a page to write")] = None,
+    sample: Annotated[
+        int, Parameter(help="megabytes of text that are looked at closely; a larger corpus is sampled")
+    ] = 32,
+    json: Json = False,
+    settings: Settings = (),
+) -> None:
+    """What a corpus is made of: topics, languages, lengths, vocabulary, what repeats, and what to know of it."""
+    from fabula.cli.composition import lines
+    from fabula.corpus.composition.run import run
+    from fabula.progress import stop_on_signals
+    from fabula.report import composition
+
+    if not 1 <= sample <= 4096:
+        raise InputError(
+            f"--sample {sample} must be from 1 to 4,096 megabytes; memory for several times that is needed"
+        )
+    if html is not None and html.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{html}: the page is HTML; name a file that ends in .html")
+    config = _config(source, settings)
+    with stop_on_signals():
+        found = run(config, sample * 1_000_000, console.Watcher())
+    if html is not None:
+        composition.write(html, found)
+        console.say(f"the page: {html}")
+    if json:
+        console.out_json(found)
+        return
+    if html is None:
+        for line in lines(found):
+            console.out(line)
+
+
 def _config(source: str, settings: Settings) -> CorpusConfig:
     """The corpus that a source and its settings name; other sections have no say here."""
     from fabula.config import Typed, build, nest

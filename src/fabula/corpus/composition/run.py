@@ -33,19 +33,17 @@ _CHECK_EVERY = 256
 # From this mean length on a line is a document of its own.
 _LONG_LINE_BYTES = 1000
 _PROBED_LINES = 200
+_LONG = 100_000
 
 
 @dataclass(slots=True)
 class _Counts:
-    """What is counted over the whole corpus. A bin of lengths is a quarter of a power of two."""
+    """What is counted over the whole corpus; `lengths` says how many documents have so many words."""
 
     documents: int = 0
     bytes: int = 0
     words: int = 0
-    short: int = 0
-    bins: Counter[int] = field(default_factory=Counter)
-    least: int = 1 << 62
-    most: int = 0
+    lengths: Counter[int] = field(default_factory=Counter)
 
 
 def run(config: CorpusConfig, sample_bytes: int = SAMPLE_BYTES, progress: Progress | None = None) -> Data:
@@ -157,7 +155,7 @@ def _one_line_each(config: CorpusConfig) -> tuple[CorpusConfig, list[str]]:
         return config, []
     note = (
         f"lines have {sum(sizes) / len(sizes):,.0f} bytes on average: here each is a document. The other stages join "
-        "those below 4,096 bytes to the next one; to cut as here give them --corpus.split line --corpus.document_bytes 0"
+        "those below 4,096 bytes to the next one; to cut as here: --corpus.split line --corpus.document_bytes 0"
     )
     return changed, [note]
 
@@ -167,33 +165,35 @@ def _count(counts: _Counts, text: str, size: int) -> None:
     counts.documents += 1
     counts.bytes += size
     counts.words += n
-    counts.short += n < 50
-    counts.least, counts.most = min(counts.least, n), max(counts.most, n)
-    counts.bins[math.floor(4 * math.log2(max(1, n)))] += 1
+    # Of the longest the thousand words are enough, so that there are never many different ones.
+    counts.lengths[n if n < _LONG else n // 1000 * 1000] += 1
 
 
 def _lengths(counts: _Counts) -> Data:
-    """Lengths in words: exact ends and mean, a histogram, and quantiles from it (a bin is 19 % wide)."""
+    """Lengths in words: mean, ends, quantiles, and a histogram whose bins are a quarter of a power of two."""
     n = max(1, counts.documents)
-    low, high = min(counts.bins, default=0), max(counts.bins, default=0)
-    bins = [[2 ** (b / 4), 2 ** ((b + 1) / 4), counts.bins[b]] for b in range(low, high + 1)]
+    bins: Counter[int] = Counter()
+    for length, count in counts.lengths.items():
+        bins[math.floor(4 * math.log2(max(1, length)))] += count
     return {
         "mean": counts.words / n,
-        "least": counts.least if counts.documents else 0,
-        "most": counts.most,
+        "least": min(counts.lengths, default=0),
+        "most": max(counts.lengths, default=0),
         **{f"p{percent}": _quantile(counts, percent / 100) for percent in (5, 25, 50, 75, 95)},
-        "below_50_words": counts.short / n,
-        "histogram": bins,
+        "below_50_words": sum(count for length, count in counts.lengths.items() if length < 50) / n,
+        "histogram": [[2 ** (b / 4), 2 ** ((b + 1) / 4), bins[b]] for b in range(min(bins), max(bins) + 1)]
+        if bins
+        else [],
     }
 
 
 def _quantile(counts: _Counts, share: float) -> int:
-    passed = 0
-    for place in sorted(counts.bins):
-        passed += counts.bins[place]
+    passed = length = 0
+    for length in sorted(counts.lengths):
+        passed += counts.lengths[length]
         if passed >= share * counts.documents:
-            return min(counts.most, max(counts.least, round(2 ** ((place + 0.5) / 4))))
-    return counts.most
+            break
+    return length
 
 
 def _languages(texts: Sequence[str], sizes: Sequence[int], notes: list[str]) -> tuple[list[Data] | None, list[str]]:
