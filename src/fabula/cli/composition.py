@@ -17,9 +17,8 @@ _BAR = 40
 def lines(found: Data) -> list[str]:
     """The report as lines of text."""
     sample, lengths, words = found["sample"], found["lengths"], found["vocabulary"]
-    said = [
-        f"{found['source']}: {found['documents']:,} documents, {console.n_bytes(found['bytes'])}, {found['words']:,} words"
-    ]
+    size = f"{found['documents']:,} documents, {console.n_bytes(found['bytes'])}, {found['words']:,} words"
+    said = [f"{found['source']}: {size}"]
     if not sample["whole"]:
         said.append(
             f"What follows below the lengths is of a sample: {sample['documents']:,} documents, "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-# Letters of any script, also with an apostrophe or a hyphen between them; digits are no words.
-WORD = re.compile(r"[^\W\d_]+(?:['’\-][^\W\d_]+)*")
+# Letters and digits of any script, also with an apostrophe or a hyphen between them.
+WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 # A sentence ends at a mark (with what closes behind it) before white space, or at a line end.
 _SENTENCE_END = re.compile(r"""(?<=[.!?…])["'”’»)\]]*\s+|\n+""")
 
@@ -14,7 +14,7 @@ def words(text: str) -> list[str]:
     """The words of a text in lower case, in their order.
 
     >>> words("¡Había 2 vez-veces, D'Artagnan!")
-    ['había', 'vez-veces', "d'artagnan"]
+    ['había', '2', 'vez-veces', "d'artagnan"]
     """
     return WORD.findall(text.lower())
 

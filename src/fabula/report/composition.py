@@ -63,7 +63,8 @@ def _sentence(found: Data) -> str:
     topics = found["topics"]
     if topics and len(topics) > 1:
         first = topics[0]
-        said += f"; the largest topic, {', '.join(first['words'][:4])}, is {wording.percent(first['share'])} of it"
+        about = ", ".join(first["words"][:4])
+        said += f"; the largest topic ({about}) has {wording.percent(first['share'])} of the documents"
     return said + "."
 
 
@@ -79,11 +80,8 @@ def _sample(found: Data) -> str:
 
 def _numbers(found: Data) -> list[Fact]:
     words, lengths = found["vocabulary"], found["lengths"]
-    rich = (
-        ""
-        if words["mattr"] is None
-        else f"{wording.percent(words['mattr'])} of {words['mattr_window']} in a row (MATTR)"
-    )
+    among = f"of {words['mattr_window']} in a row (MATTR)"
+    rich = "" if words["mattr"] is None else f"{wording.percent(words['mattr'])} {among}"
     return [
         Fact("documents", wording.count(found["documents"]), _dropped(found["funnel"])),
         Fact("text", wording.size(found["bytes"]), wording.plural(found["words"], "word")),

@@ -13,6 +13,11 @@ _POINTS = 40
 _MOST_WORDS = 5_000_000
 
 
+def spoken(words: Sequence[str]) -> list[str]:
+    """The words without numbers."""
+    return [word for word in words if not word[0].isdigit()]
+
+
 def vocabulary(documents: Iterable[Sequence[str]]) -> Data:
     """Types, hapax legomena, MATTR, and the curves of Heaps and Zipf, of at most the first five million words.
 

@@ -101,9 +101,9 @@ def _look(texts: list[str], origins: Sequence[str], notes: list[str], progress: 
         done("words")
         languages, codes = _languages(texts, sizes, notes)
         done("languages")
-        vocabulary = richness.vocabulary(documents)
+        vocabulary = richness.vocabulary(map(richness.spoken, documents))
         reading = richness.readability(
-            (len(sentences(text)), found) for text, found in zip(texts, documents, strict=True)
+            (len(sentences(text)), richness.spoken(found)) for text, found in zip(texts, documents, strict=True)
         )
         done("vocabulary")
         lines = formulas.repeated_lines(texts)

@@ -139,7 +139,7 @@ def _clusters(documents: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
 def _content(words: Sequence[str]) -> list[str]:
     """The words that may say what a text is about, without the English genitive."""
     bare = (word.removesuffix("'s").removesuffix("’s") for word in words)
-    return [word for word in bare if len(word) > 2 and word not in EMPTY_WORDS]
+    return [word for word in bare if len(word) > 2 and not word[0].isdigit() and word not in EMPTY_WORDS]
 
 
 def _beginning(text: str) -> str:
