@@ -105,7 +105,7 @@ def data_prepare(
     with stop_on_signals() as stop, storage.lock(out):
         sample = made.sample(loaded.tokenizer.sample_bytes)
         learnt = tokenizer_stage.run(loaded.tokenizer, sample, made.training_bytes(), out / "tokenizer")
-        stage.run(loaded.data, made, learnt.tokenizer, out / "data", console.Watcher(), stop)
+        stage.run(recipes.data_config(loaded), made, learnt.tokenizer, out / "data", console.Watcher(), stop)
     data_show(out, json=json)
 
 

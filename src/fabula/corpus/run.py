@@ -122,6 +122,7 @@ class Funnel:
     in_validation: int = 0  # training documents dropped because they stand in the validation source
     quarantined: int = 0
     first_quarantined: list[Quarantined] = field(default_factory=list)
+    too_long: dict[Split, Data] = field(default_factory=dict)  # by data.longest: documents, bytes, tokens
     cleaning: Cleaning | None = None  # what each step of cleaning did; None when nothing is cleaned
     # None once a document came without: a sum over some of them means nothing.
     surprisal_bits: dict[Split, float] | None = field(default_factory=_no_bits_yet)
@@ -130,6 +131,7 @@ class Funnel:
     def records(self) -> int:
         """All that was met, whatever became of it."""
         dropped = self.empty + self.duplicates + self.in_validation + self.quarantined
+        dropped += sum(left["documents"] for left in self.too_long.values())
         dropped += 0 if self.cleaning is None else self.cleaning.dropped
         return sum(self.documents.values()) + dropped
 
@@ -163,6 +165,7 @@ class Funnel:
             "quarantined": self.quarantined,
             "first_quarantined": [to_data(record) for record in self.first_quarantined],
             "surprisal_bits": dict(self.surprisal_bits or {}) if known else None,
+            **({"too_long": dict(self.too_long)} if self.too_long else {}),
             **({} if self.cleaning is None else {"cleaning": self.cleaning.to_data()}),
         }
 

@@ -14,8 +14,9 @@ from markupsafe import Markup
 
 from fabula import storage
 from fabula.config import Data
-from fabula.report import charts, wording
+from fabula.report import charts, cleaning, wording
 from fabula.report.page import Fact
+from fabula.report.reading import Facts
 from fabula.report.run import compose
 
 _TICKS = (1, 2, 5)
@@ -48,7 +49,7 @@ def describe(found: Data) -> dict[str, Any]:
         ],
         "repeated": [made for made in _repeated(found) if made["rows"]],
         "near": _near(found["near"]),
-        "cleaning": _cleaning(found["funnel"]),
+        "cleaning": cleaning.rows([Facts(step) for step in found["funnel"].get("cleaning", [])]),
         "dropped": _dropped(found["funnel"]),
         "notes": found["notes"],
     }
@@ -72,9 +73,10 @@ def _sample(found: Data) -> str:
     sample = found["sample"]
     if sample["whole"]:
         return ""
+    size = f"{wording.plural(sample['documents'], 'document')} ({wording.size(sample['bytes'])})"
     return (
-        f"Documents, bytes and lengths are of the whole corpus. All else is of a sample of "
-        f"{wording.plural(sample['documents'], 'document')} ({wording.size(sample['bytes'])}), chosen by a hash of their text."
+        "Documents, bytes and lengths are of the whole corpus. All else is of a sample of "
+        f"{size}, chosen by a hash of their text."
     )
 
 
@@ -234,16 +236,3 @@ def _near(near: Data) -> dict[str, Any]:
         f"{near['threshold']:.0%} of their stretches of five words.",
         "rows": [{**row, "share": wording.percent(row["resemblance"])} for row in near["examples"]],
     }
-
-
-def _cleaning(funnel: Data) -> list[dict[str, str]]:
-    return [
-        {
-            "about": step["about"],
-            "documents": wording.exact(step["documents_in"]),
-            "dropped": wording.exact(step["dropped"]),
-            "changed": wording.exact(step["changed"]),
-            "bytes": wording.size(step["bytes_in"] - step["bytes_out"]),
-        }
-        for step in funnel.get("cleaning", [])
-    ]
