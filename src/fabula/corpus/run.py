@@ -346,6 +346,7 @@ class Corpus:
         config = self.config
         found = training + validation
         dropped = f"{funnel.empty:,} empty, {funnel.duplicates:,} repeated, {funnel.quarantined:,} unreadable"
+        dropped += "" if funnel.cleaning is None else f", {funnel.cleaning.dropped:,} in cleaning"
         if self.validation_sources:
             if not validation:
                 raise SourceError(f"{config.validation_source}: no documents for validation ({dropped})")

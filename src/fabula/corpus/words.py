@@ -27,6 +27,8 @@ def sentences(text: str) -> list[str]:
     """
     found, start = [], 0
     for end in _SENTENCE_END.finditer(text):
+        if "\n" not in end[0] and text[end.end() : end.end() + 1].islower():
+            continue  # "What?" he said
         found.append((text[start : end.end()]).strip())
         start = end.end()
     found.append(text[start:].strip())

@@ -34,9 +34,12 @@ def _class(low: int, high: int) -> str:
 
 _NEXT = _class(0x80, 0xBF)
 _ONE = rf"(?:{_class(0xC2, 0xDF)}{_NEXT}|{_class(0xE0, 0xEF)}{_NEXT}{{2}})"
-# "café”…" and "là »" look like it too. So, alone, only what begins with Â, Ã, â or ðŸ is taken for mojibake (and Â and
-# Ã not behind a capital: that is a word of capitals before a quotation mark), all else where three stand in a row.
-_BROKEN = re.compile(rf"ðŸ{_NEXT}{{2}}|â{_NEXT}{{2}}|(?<![A-ZÀ-Þ])[ÂÃ]{_NEXT}|{_ONE}{{3,}}")
+# "café”…" and "là »" look like it too. So, alone, only what begins with Â, Ã, â or ðŸ is taken for mojibake, all else
+# where three stand in a row; and Â and Ã not between a capital and the end of a word: that word is in capitals and what
+# follows closes a quotation ("MANHÃ”").
+_PAIR = rf"(?:(?<![A-ZÀ-Þ])[ÂÃ]{_NEXT}|[ÂÃ](?![”’»…](?!\w)){_NEXT})"
+_ALONE = re.compile(rf"ðŸ{_NEXT}{{2}}|â{_NEXT}{{2}}|{_PAIR}")
+_BROKEN = re.compile(rf"{_ONE}{{3,}}|{_ALONE.pattern}")
 # The last byte of a closing quotation mark, E2 80 9D, has no character in Windows-1252 and is often lost.
 _LOST = "â€"
 _TIMES = 3
@@ -62,11 +65,11 @@ def mojibake(text: str, how: Literal["repair", "drop"]) -> str | Dropped:
         return text
     for _ in range(_TIMES):
         repaired = _BROKEN.sub(_repaired, text)
-        repaired = repaired.replace(_LOST, "”")
         if repaired == text:
             break
         text = repaired
-    return text
+    # Last: in text that was spoilt twice it would take the beginnings of others.
+    return text.replace(_LOST, "”")
 
 
 def has_mojibake(text: str) -> bool:
@@ -83,9 +86,22 @@ def _first_broken(text: str) -> str:
 
 def _repaired(found: re.Match[str]) -> str:
     try:
-        return bytes(_BYTES[c] for c in found[0]).decode("utf-8")
+        return _decoded(found[0])
+    except UnicodeDecodeError:
+        pass
+    # A row of which some are not: what would be taken alone still is.
+    return _ALONE.sub(_repaired_alone, found[0])
+
+
+def _repaired_alone(found: re.Match[str]) -> str:
+    try:
+        return _decoded(found[0])
     except UnicodeDecodeError:
         return found[0]
+
+
+def _decoded(text: str) -> str:
+    return bytes(_BYTES[c] for c in text).decode("utf-8")
 
 
 # ---- forms --------------------------------------------------------------------------------------------------

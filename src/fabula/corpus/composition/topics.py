@@ -1,6 +1,6 @@
 """What are the documents about? Clusters of TF-IDF vectors, named by the words that set them apart.
 
-Words that half of the documents have, and function words, are left out. The vectors are reduced to 50 dimensions by
+Words that four of five documents have, and function words, are left out. The vectors are reduced to 50 dimensions by
 latent semantic analysis (Deerwester et al. 1990) and cut into clusters by k-means; k is the least of a few whose mean
 silhouette (Rousseeuw 1987) is nearly the best. A cluster's name is the words whose mean weight in it is furthest above
 their mean weight everywhere. A corpus of several languages is cut one by one, else the clusters would be the languages.
@@ -28,8 +28,10 @@ _SHOWN = 140
 _SEED = 0
 _FEATURES = 20_000
 _DIMENSIONS = 50
+# Not less: the words of a topic that most documents are about stand in most documents.
+_COMMON = 0.8
 _SILHOUETTE = 2000  # documents that it is taken over
-_NEARLY = 0.9
+_NEARLY = 0.97
 
 
 def topics(
@@ -92,12 +94,12 @@ def _clusters(documents: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     if n < LEAST_DOCUMENTS:
         return []
     vectorizer = TfidfVectorizer(
-        analyzer=_content, min_df=2, max_df=0.5, max_features=_FEATURES, sublinear_tf=True, dtype=np.float32
+        analyzer=_content, min_df=2, max_df=_COMMON, max_features=_FEATURES, sublinear_tf=True, dtype=np.float32
     )
     try:
         weights = vectorizer.fit_transform(documents)
     except ValueError:
-        return []  # no word stands in two documents and in less than half of them
+        return []  # no word stands in two documents and not in nearly all
     dimensions = min(_DIMENSIONS, n - 1, weights.shape[1] - 1)
     if dimensions < 2:
         return []
