@@ -111,7 +111,7 @@ def test_repetitions_count_documents() -> None:
 
 
 def test_formulas_leave_capitals_and_marks_aside() -> None:
-    made = formulas.endings(["A. The end.", "B. the End!", "C. “The end”", "D. Something else."])
+    made = formulas.endings(["A. The end.", "B. The End!", "C. “The end”", "D. Something else."])
     assert made["most"] == [{"text": "The end", "documents": 3, "share": 0.75}]
     begun = formulas.openings([["había", "una", "vez", "x"], ["había", "una", "vez", "y"], ["un", "día"]])
     assert begun["most"] == [{"text": "había una vez", "documents": 2, "share": 2 / 3}]
