@@ -38,7 +38,7 @@ def lines(found: Data) -> list[str]:
             )
             for row in found["languages"][:_ROWS]
         ]
-        said += console.table(rows, ("language", "documents", "", "bytes"), right=(1, 2, 3)).splitlines()
+        said += console.table(rows, ("language", "share", "documents", "of the bytes"), right=(1, 2, 3)).splitlines()
     said += _head("lengths, in words")
     said.append(
         f"{lengths['mean']:,.0f} on average; half of the documents have {lengths['p25']:,} to {lengths['p75']:,}, "
