@@ -110,6 +110,9 @@ def run(
                     task.advance(sum(item.size for item in batch))
             filling.keep()
             filling.settle(funnel, allowed)
+            left = sum(part["documents"] for part in funnel.too_long.values())
+            if left:
+                progress.note(f"left out, with more than {config.longest:,} tokens: {left:,} documents (data.longest)")
             facts["splits"] = filling.finish()
             faults.point("data.finished")
         facts["funnel"] = funnel.to_data()
