@@ -308,7 +308,7 @@ class _Pipeline:
             {
                 "corpus": corpus.fingerprint(),
                 "tokenizer": tokenizer.fingerprint,
-                "data": data_stage.content_settings(self.recipe.data),
+                "data": data_stage.content_settings(recipe.data_config(self.recipe)),
                 "format": FORMAT,
             }
         )
@@ -323,7 +323,8 @@ class _Pipeline:
             self.stages.skip("data", _tokens(shards))
             return shards
         started = time.monotonic()
-        shards = data_stage.run(self.recipe.data, corpus, tokenizer, self.folder.data, self.progress, self.stop)
+        data = recipe.data_config(self.recipe)
+        shards = data_stage.run(data, corpus, tokenizer, self.folder.data, self.progress, self.stop)
         quarantined = shards.manifest["funnel"]["quarantined"]
         if quarantined:
             self.progress.note(f"unreadable records: {quarantined:,}, in {self.folder.data / data_stage.QUARANTINE}")
@@ -529,6 +530,7 @@ class _Pipeline:
                     "duplicates": funnel["duplicates"],
                     "empty": funnel["empty"],
                     "quarantined": funnel["quarantined"],
+                    **{name: funnel[name] for name in ("cleaning", "too_long") if name in funnel},
                     "notes": shards.manifest["notes"],
                     # What the settings say now stands above what they said when the text was read.
                     "sources": [

@@ -81,6 +81,12 @@ _SIGNALS = {
 _heard: list[StopFlag] = []
 
 
+def check_stop(doing: str) -> None:
+    """Raise Stopped if a signal came, for work that was handed no flag: the one that is heard now."""
+    if _heard:
+        _heard[-1].check(doing)
+
+
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
     """SIGINT, SIGTERM and SIGUSR1 set the flag; a second SIGINT interrupts at once. Only possible in the main thread.

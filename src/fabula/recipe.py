@@ -9,7 +9,7 @@ is stored in the run and is itself a recipe.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +108,14 @@ def _scaled(data: Mapping[str, Any], scale: str, problems: list[str]) -> Data:
         problems.append(f"scale: there is no [scales.{scale}]; {known}")
         return plain
     return config.merge(plain, scales[scale])
+
+
+def data_config(recipe: Recipe) -> DataConfig:
+    """How ids are stored, with the model's context in numbers: a document and its end must fit into a row."""
+    if recipe.data.longest != "context":
+        return recipe.data
+    _, model = model_config(recipe)
+    return replace(recipe.data, longest=model.context_length - 1)
 
 
 def check_kinds(corpus: CorpusConfig, model: AnyConfig, problems: list[str]) -> None:

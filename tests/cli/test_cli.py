@@ -442,7 +442,7 @@ def test_the_surface_is_what_it_was() -> None:
     app = build_app()
     subs = {v: {n for n in app[v] if not n.startswith("-")} for v in ("corpus", "tokenizer", "data", "model")}
     assert subs == {
-        "corpus": {"show", "write"},
+        "corpus": {"clean", "report", "show", "write"},
         "tokenizer": {"train", "view"},
         "data": {"prepare", "show"},
         "model": {"list", "masks", "show"},

@@ -1,4 +1,4 @@
-"""Verbs for one stage at a time: corpus, tokenizer, data, model."""
+"""Verbs for one stage at a time: tokenizer, data, model; those of the corpus are in `corpus.py`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from cyclopts import App, Parameter
 
 from fabula.cli import console, overrides
 from fabula.cli.recipes import Json, RecipePath, Settings
+from fabula.cli.tables import cleaning_table, dropped_words, source_lines
 from fabula.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from fabula.model.kinds import AnyConfig
 
-corpus = App(name="corpus")
 tokenizer = App(name="tokenizer")
 data = App(name="data")
 model = App(name="model")
@@ -22,105 +22,6 @@ model.command("fabula.cli.masks:masks", name="masks", help="Draw who may see who
 
 Source = Annotated[str, Parameter(help="fables:es, fables:en, a file, a folder, a pattern or hf:owner/name")]
 TokenizerPath = Annotated[Path, Parameter(help="a run folder, a tokenizer's folder or its tokenizer.json")]
-
-
-@corpus.command(name="show")
-def corpus_show(source: Source, /, *, json: Json = False, settings: Settings = ()) -> None:
-    """What a corpus holds: documents, lengths, words, what would be dropped, its beginnings."""
-    from fabula.corpus.survey import survey
-
-    config = _section("corpus", [("corpus.source", source), *overrides.split(settings)])
-    found = survey(config.corpus)
-    if json:
-        console.out_json(found)
-        return
-    sizes, funnel = found["document_bytes"], found["funnel"]
-    name = next(iter(found["records"])) if len(found["records"]) == 1 else "documents"
-    turns = f", {found['turns'] / found['documents']:.1f} turns on average" if name == "conversations" else ""
-    rows = [
-        (name, f"{found['documents']:,}{turns}"),
-        ("text", f"{console.n_bytes(found['bytes'])}, {found['words']:,} words"),
-        (
-            name.removesuffix("s"),
-            f"{sizes['mean']:,.0f} bytes on average, half of them {sizes['p25']:,} to {sizes['p75']:,}",
-        ),
-        ("different words", f"{found['distinct_words']['count']:,} among {found['distinct_words']['among_first']:,}"),
-        ("training", f"{funnel['documents']['train']:,} {name}"),
-        ("validation", f"{funnel['documents']['validation']:,} {name}"),
-        (
-            "dropped",
-            f"{funnel['duplicates']:,} repeated, {funnel['empty']:,} empty, {funnel['quarantined']:,} unreadable",
-        ),
-    ]
-    if funnel["useless"]:
-        rows.append(("set aside", f"{funnel['useless']:,} with nothing to learn; the first: {_first_useless(funnel)}"))
-    if found["entropy_bits_per_byte"] is not None:
-        rows.append(("entropy", f"{found['entropy_bits_per_byte']:.4f} bits per byte; no model can pass it"))
-    console.out(console.table(rows))
-    for note in [*found["notes"], *source_lines(found["sources"])]:
-        console.out(f"- {note}")
-    for first in found["first"]:
-        console.out(f"\n[{first['origin']}, {first['split']}]\n{_beginning(first)}")
-
-
-def _first_useless(funnel: dict[str, Any]) -> str:
-    return next(
-        (f"line {r['line']:,}: {r['reason']}" for r in funnel["first_quarantined"] if r["useless"]), "none listed"
-    )
-
-
-def source_lines(sources: list[dict[str, Any]]) -> list[str]:
-    """Licence and citation of every source that has them; who has none is told to say it."""
-    lines = []
-    for source in sources:
-        licence = source["licence"] or "not stated; say it with --corpus.licence"
-        where = f" ({source['licence_from']})" if source["licence"] else ""
-        lines.append(f"{source['spec']}: licence: {licence}{where}")
-        if source["citation"]:
-            lines.append(f"{source['spec']}: cite: {' '.join(source['citation'].split())[:300]}")
-    return lines
-
-
-def _beginning(first: dict[str, Any]) -> str:
-    """The beginning of a record: a text, a pair, the turns of a conversation, or a prompt with both answers."""
-    if "text" in first:
-        pair = f"\n→ {first['target'].strip()}" if "target" in first else ""
-        return f"{first['text'].strip()}{pair}"
-    if "turns" in first:
-        return _turns(first["turns"])
-    return "\n".join(
-        [
-            _turns(first["prompt"]),
-            *(f"{sign} {_turns(first[name])}" for sign, name in (("+", "chosen"), ("-", "rejected"))),
-        ]
-    )
-
-
-def _turns(turns: list[dict[str, str]]) -> str:
-    return "\n".join(f"{turn['role']}: {turn['content'].strip()}" for turn in turns)
-
-
-@corpus.command(name="write")
-def corpus_write(source: Source, out: Path, /, *, settings: Settings = ()) -> None:
-    """Write a corpus as one text file, documents ended by the marker (to look at the generator's, say).
-
-    Parameters
-    ----------
-    out
-        the file to write; it is replaced if it exists
-    """
-    from fabula import storage
-    from fabula.corpus.run import Corpus, Funnel
-
-    config = _section("corpus", [("corpus.source", source), *overrides.split(settings)]).corpus
-    if config.pair is not None:
-        raise InputError(f"{source}: pairs are two texts each and are not written as one; leave out the two fields")
-    count = 0
-    with storage.open_replacing(out) as file:
-        for _, document in Corpus(config).documents(Funnel()):
-            file.write(f"{document.text}\n{config.marker}\n".encode())
-            count += 1
-    console.say(f"{count:,} documents in {out}")
 
 
 @tokenizer.command(name="train")
@@ -139,7 +40,7 @@ def tokenizer_train(
     from fabula.tokenizer.base import FILE
 
     given = [("corpus.source", source), ("tokenizer.vocab_size", vocab_size), *overrides.split(settings)]
-    recipe = _section("tokenizer", given)
+    recipe = section("tokenizer", given)
     if out.is_dir() and any(out.iterdir()) and not (out / FILE).exists():
         raise InputError(f"{out}: a folder with other things in it would be replaced; name a new one")
     made = Corpus(recipe.corpus)
@@ -204,7 +105,7 @@ def data_prepare(
     with stop_on_signals() as stop, storage.lock(out):
         sample = made.sample(loaded.tokenizer.sample_bytes)
         learnt = tokenizer_stage.run(loaded.tokenizer, sample, made.training_bytes(), out / "tokenizer")
-        stage.run(loaded.data, made, learnt.tokenizer, out / "data", console.Watcher(), stop)
+        stage.run(recipes.data_config(loaded), made, learnt.tokenizer, out / "data", console.Watcher(), stop)
     data_show(out, json=json)
 
 
@@ -232,10 +133,12 @@ def data_show(folder: Path, /, *, json: Json = False) -> None:
     funnel = shards.manifest["funnel"]
     console.out(
         f"ids are {shards.dtype.name}, of a vocabulary of {shards.manifest['vocab_size']:,}; dropped: "
-        f"{funnel['duplicates']:,} repeated, {funnel['empty']:,} empty, {funnel['quarantined']:,} unreadable"
+        f"{dropped_words(funnel)}"
     )
     for line in source_lines(shards.manifest.get("sources", [])):
         console.out(f"- {line}")
+    if "cleaning" in funnel:
+        console.out(f"\n{cleaning_table(funnel)}")
 
 
 @model.command(name="list")
@@ -365,7 +268,7 @@ def _tokenizer(path: Path) -> Any:
     return Tokenizer.load(path / "tokenizer" if (path / "tokenizer").is_dir() else path)
 
 
-def _section(name: str, given: list[tuple[str, str]]) -> Any:
+def section(name: str, given: list[tuple[str, str]]) -> Any:
     """A recipe made of settings alone, of which a verb reads one section."""
     from fabula import recipe
 

@@ -11,9 +11,11 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, overload
 
 from fabula.config import Data, setting, to_data
+from fabula.corpus.clean.config import CleanConfig
+from fabula.corpus.clean.run import Cleaner, Cleaning
 from fabula.corpus.document import Document, Quarantined, Reject
 from fabula.corpus.provenance import stated
 from fabula.corpus.readers import Reading
@@ -31,8 +33,6 @@ _SMALL_CORPUS_BYTES = 256 << 20
 _FIRST_QUARANTINED = 10
 _CHECK_EVERY = 1000
 _PIECE_CHARACTERS = 1 << 14
-
-R = TypeVar("R", Document, Record)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +76,7 @@ class CorpusConfig:
     )
     citation: str = setting("", "how the text is to be cited, likewise")
     dataset: DatasetConfig = setting(factory=DatasetConfig)
+    clean: CleanConfig = setting(factory=CleanConfig, doc="how the text is cleaned")
 
     def __post_init__(self) -> None:
         for name in ("source", "validation_source"):
@@ -148,6 +149,8 @@ class Funnel:
     quarantined: int = 0
     useless: int = 0  # set aside too, but no damage: empty answers, two answers that are the same
     first_quarantined: list[Quarantined] = field(default_factory=list)
+    too_long: dict[Split, Data] = field(default_factory=dict)  # by data.longest: documents, bytes, tokens
+    cleaning: Cleaning | None = None  # what each step of cleaning did; None when nothing is cleaned
     # None once a document came without: a sum over some of them means nothing.
     surprisal_bits: dict[Split, float] | None = field(default_factory=_no_bits_yet)
 
@@ -155,6 +158,8 @@ class Funnel:
     def records(self) -> int:
         """All that was met, whatever became of it."""
         dropped = self.empty + self.duplicates + self.in_validation + self.quarantined + self.useless
+        dropped += sum(left["documents"] for left in self.too_long.values())
+        dropped += 0 if self.cleaning is None else self.cleaning.dropped
         return sum(self.documents.values()) + dropped
 
     def keep(self, split: Split, document: Record, size: int) -> None:
@@ -192,6 +197,8 @@ class Funnel:
             "useless": self.useless,
             "first_quarantined": [to_data(record) for record in self.first_quarantined],
             "surprisal_bits": dict(self.surprisal_bits or {}) if known else None,
+            **({"too_long": dict(self.too_long)} if self.too_long else {}),
+            **({} if self.cleaning is None else {"cleaning": self.cleaning.to_data()}),
         }
 
 
@@ -220,6 +227,7 @@ class Corpus:
                 config.seed + 1,
                 to_data(config.dataset),
             )
+        self.cleaner = Cleaner(config.clean, lambda: (document for _, document in self._read(lambda _: None)))
         self._training_bytes: int | None = None
 
     def fingerprint(self) -> str:
@@ -241,6 +249,10 @@ class Corpus:
         if self.config.pair is None:
             # What was prepared before there were pairs stays valid.
             del settings["source_field"], settings["target_field"]
+        # Likewise of cleaning: only what it is set to do counts.
+        del settings["clean"]
+        if self.cleaner:
+            settings["clean"] = self.cleaner.identity()
         return hash_data(
             {
                 "reading": READING_VERSION,
@@ -250,28 +262,46 @@ class Corpus:
             }
         )
 
-    def documents(self, funnel: Funnel) -> Iterator[tuple[Split, Document]]:
+    def documents(self, funnel: Funnel, both: bool = True) -> Iterator[tuple[Split, Document]]:
         """All documents once, each with its split, counted in a fresh `funnel`; a validation source comes first.
+
+        With `both` false a split may stay empty: for whoever looks at the text only.
 
         Pairs are split by their source, so that a sentence with several translations is never on both sides; repeated
         are those of which both halves are equal.
 
         Raises SourceError when too many records are unreadable, and at the end when a split got no document.
         """
-        return self._once(self._read(self._rejecting(funnel)), funnel)
+        return self._once(self._read(self._rejecting(funnel)), funnel, both)
 
     def records(self, funnel: Funnel) -> Iterator[tuple[Split, Record]]:
-        """The same for typed records: conversations and preferences are not turned into text.
+        """The same for typed records: conversations and preferences are not turned into text, and not cleaned.
 
         They are split by their prompt, so that several answers to one question are on one side.
         """
         return self._once(self._read(self._rejecting(funnel), typed=True), funnel)
 
-    def _once(self, records: Iterator[tuple[Split | None, R]], funnel: Funnel) -> Iterator[tuple[Split, R]]:
+    @overload
+    def _once(
+        self, records: Iterator[tuple[Split | None, Document]], funnel: Funnel, both: bool
+    ) -> Iterator[tuple[Split, Document]]: ...
+    @overload
+    def _once(
+        self, records: Iterator[tuple[Split | None, Record]], funnel: Funnel
+    ) -> Iterator[tuple[Split, Record]]: ...
+    def _once(
+        self, records: Iterator[tuple[Split | None, Any]], funnel: Funnel, both: bool = True
+    ) -> Iterator[tuple[Split, Any]]:
         """Each record once, with its split, which its `split_by` decides."""
         lowest, highest = 1.0, 0.0
-        with Seen() as seen, Seen() as held_out:
-            for given, document in records:
+        with Seen() as seen, Seen() as held_out, self.cleaner.start() as cleaning:
+            funnel.cleaning = cleaning.account if self.cleaner else None
+            for given, read in records:
+                if funnel.records % _CHECK_EVERY == 0 and funnel.records:
+                    self._refuse_bad(funnel)
+                document = cleaning.clean(read) if isinstance(read, Document) else read
+                if document is None:
+                    continue
                 first, *others = (text.encode("utf-8") for text in document.texts)
                 key = whole = content_key(first)
                 if document.split_by is not document.texts[0]:
@@ -286,7 +316,7 @@ class Corpus:
                     funnel.in_validation += 1
                 elif not seen.add(whole):
                     funnel.duplicates += 1
-                else:
+                elif not isinstance(document, Document) or not cleaning.is_near_copy(document):
                     split = given or split_of(key, self.config.seed, self.config.validation)
                     if given is None and not all(funnel.documents.values()):
                         # Kept only to suggest a share that works, should one split stay empty.
@@ -296,11 +326,10 @@ class Corpus:
                         held_out.add(key)
                     funnel.keep(split, document, size)
                     yield split, document
-                if funnel.records % _CHECK_EVERY == 0:
-                    self._refuse_bad(funnel)
         if funnel.quarantined:
             self._refuse_bad(funnel, at_end=True)
-        self._refuse_empty(funnel, lowest, highest)
+        if both or not any(funnel.documents.values()):
+            self._refuse_empty(funnel, lowest, highest)
         self._training_bytes = funnel.bytes["train"]
 
     def sample(self, max_bytes: int) -> Iterator[str]:
@@ -329,7 +358,7 @@ class Corpus:
 
     def notes(self) -> list[str]:
         """What is read, how it is cut and why, and how the validation documents are chosen, in sentences."""
-        notes = [note for source in self.sources for note in source.notes()]
+        notes = [note for source in self.sources for note in source.notes()] + self.cleaner.notes()
         if self.validation_sources:
             notes += [f"validation: {note}" for source in self.validation_sources for note in source.notes()]
             notes.append("training documents that also stand in the validation source are dropped")
@@ -399,6 +428,7 @@ class Corpus:
         dropped = f"{funnel.empty:,} empty, {funnel.duplicates:,} repeated, {funnel.quarantined:,} unreadable"
         if funnel.useless:
             dropped += f", {funnel.useless:,} with nothing to learn"
+        dropped += "" if funnel.cleaning is None else f", {funnel.cleaning.dropped:,} in cleaning"
         if self.validation_sources:
             if not validation:
                 raise SourceError(f"{config.validation_source}: no documents for validation ({dropped})")

@@ -52,25 +52,20 @@ class Seen:
     """
 
     def __init__(self) -> None:
-        # The consumer of a stream may be another thread than its maker, never two at once.
-        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        for pragma in ("journal_mode=OFF", "temp_store=FILE", f"cache_size=-{_CACHE_MIB << 10}"):
-            self._database.execute(f"PRAGMA {pragma}")
-        self._database.execute("CREATE TABLE seen(key BLOB PRIMARY KEY) WITHOUT ROWID")
-        self._database.execute("BEGIN")
+        self._database = temporary("CREATE TABLE seen(key BLOB PRIMARY KEY) WITHOUT ROWID")
 
     def add(self, key: bytes) -> bool:
         """Remember a key; whether it is new. MachineError when the temporary folder is full."""
         try:
             return self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount > 0
         except sqlite3.OperationalError as error:
-            raise _no_room(error) from error
+            raise no_room(error) from error
 
     def __contains__(self, key: bytes) -> bool:
         try:
             return self._database.execute("SELECT 1 FROM seen WHERE key = ?", (key,)).fetchone() is not None
         except sqlite3.OperationalError as error:
-            raise _no_room(error) from error
+            raise no_room(error) from error
 
     def close(self) -> None:
         """Let go of the memory and the disk space; harmless when repeated."""
@@ -85,7 +80,22 @@ class Seen:
         self.close()
 
 
-def _no_room(error: sqlite3.OperationalError) -> MachineError:
+def temporary(*tables: str) -> sqlite3.Connection:
+    """A database for one pass, with its tables: on disk where it outgrows 32 MiB, gone with the process.
+
+    The consumer of a stream may be another thread than its maker, never two at once.
+    """
+    database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    for pragma in ("journal_mode=OFF", "temp_store=FILE", f"cache_size=-{_CACHE_MIB << 10}"):
+        database.execute(f"PRAGMA {pragma}")
+    for table in tables:
+        database.execute(table)
+    database.execute("BEGIN")
+    return database
+
+
+def no_room(error: sqlite3.OperationalError) -> MachineError:
+    """The error when the temporary folder is full."""
     return MachineError(
         f"the list of documents already seen could not be kept in the temporary folder ({error}); "
         "free some space there, or point TMPDIR at another disk"

@@ -53,10 +53,17 @@ class Filling:
     """
 
     def __init__(
-        self, unfinished: storage.Unfinished, tokenizer: Tokenizer, shard_tokens: int, pairs: bool = False
+        self,
+        unfinished: storage.Unfinished,
+        tokenizer: Tokenizer,
+        shard_tokens: int,
+        pairs: bool = False,
+        longest: int = 0,
     ) -> None:
         self._unfinished, self._tokenizer, self._shard_tokens = unfinished, tokenizer, shard_tokens
         self._parts = 2 if pairs else 1  # documents of one record
+        self._longest = longest
+        self._too_long: dict[SplitName, Data] = {}
         self._writers: dict[SplitName, SplitWriter] = {}
         self._failed: dict[int, str] = {}
         self._set_aside: list[_SetAside] = []
@@ -103,6 +110,8 @@ class Filling:
             if failure is not None:
                 self._failed[record[0].number] = failure.reason
                 self._put_aside(record, failure.reason)
+            elif self._longest and self._is_too_long(parts):
+                self._leave_out(record, parts)
             else:
                 for item, result in zip(record, parts, strict=True):
                     assert not isinstance(result, Failure)
@@ -125,6 +134,7 @@ class Filling:
             {
                 "documents": self.done,
                 "failed": [[number, reason] for number, reason in self._failed.items()],
+                "too_long": self._too_long,
                 "splits": {name: writer.facts() for name, writer in self._writers.items()},
             }
         )
@@ -141,7 +151,7 @@ class Filling:
             self._refuse(len(self._set_aside), done, allowed)
 
     def settle(self, funnel: Funnel, allowed: float) -> None:
-        """Count the documents that were set aside as quarantined, in their order.
+        """Count the documents that were set aside as quarantined, in their order, and those that were too long.
 
         Done at the end, when all are known, so that the counts and the file do not depend on who tokenized.
         """
@@ -151,6 +161,17 @@ class Filling:
             if funnel.surprisal_bits is not None and aside.surprisal_bits is not None:
                 funnel.surprisal_bits[aside.split] -= aside.surprisal_bits
             funnel.reject(aside.record)
+        funnel.too_long = self._too_long
+        for split, left in self._too_long.items():
+            funnel.documents[split] -= left["documents"]
+            funnel.bytes[split] -= left["bytes"]
+            if funnel.surprisal_bits is not None:
+                funnel.surprisal_bits[split] -= left["surprisal_bits"]
+            if not funnel.documents[split]:
+                raise SourceError(
+                    f"all documents for {'validation' if split == 'validation' else 'training'} are longer than "
+                    f"{self._longest:,} tokens (data.longest); allow longer ones or cut the text into smaller documents"
+                )
         if self._set_aside and funnel.quarantined > allowed * funnel.records:
             self._refuse(funnel.quarantined, funnel.records, allowed)
 
@@ -172,6 +193,7 @@ class Filling:
         special = self._tokenizer.special
         self.done = account.get("documents", 0)
         self._failed = dict(account.get("failed", []))
+        self._too_long = dict(account.get("too_long", {}))
         for name in get_args(SplitName):
             writer = SplitWriter(
                 self.folder, name, self._tokenizer.vocab_size, special.end_of_document, self._shard_tokens
@@ -188,6 +210,18 @@ class Filling:
         first, size = record[0], sum(item.size for item in record)
         made = _record(first.document, reason)
         self._set_aside.append(_SetAside(first.split, size, first.document.surprisal_bits, made))
+
+    def _is_too_long(self, parts: Sequence[Encoded]) -> bool:
+        return any(len(result) > self._longest for result in parts if not isinstance(result, Failure))
+
+    def _leave_out(self, record: Sequence[Item], parts: Sequence[Encoded]) -> None:
+        """Count a record that is too long. Its number need not be kept: nobody asks for it again."""
+        empty: Data = {"documents": 0, "bytes": 0, "tokens": 0, "surprisal_bits": 0.0}
+        left = self._too_long.setdefault(record[0].split, empty)
+        left["documents"] += 1
+        left["bytes"] += sum(item.size for item in record)
+        left["tokens"] += sum(len(result) for result in parts if not isinstance(result, Failure))
+        left["surprisal_bits"] += record[0].document.surprisal_bits or 0.0
 
     def _n_shards(self) -> int:
         return sum(writer.n_shards for writer in self._writers.values())

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from fabula import faults, storage
 from fabula.config import Data, setting
@@ -17,6 +18,7 @@ from fabula.data.encoding import Encoder, Here, Item, Processes, usual_processes
 from fabula.data.filling import QUARANTINE, Filling
 from fabula.data.overlap import near_copies
 from fabula.data.shards import FORMAT, Shards, dtype_for, open_splits
+from fabula.errors import InputError
 from fabula.progress import Progress, StopFlag, Task
 from fabula.tokenizer.base import FILE, Tokenizer
 
@@ -38,18 +40,25 @@ class DataConfig:
         0, "processes that tokenize; 0 = none below 64 MiB of text, above that one for each core, 8 at most"
     )
     shard_tokens: int = setting(134_217_728, "ids in one shard file, about")
+    longest: int | Literal["context"] = setting(
+        0,
+        "documents with more tokens are left out; 0 = none, context = those that do not fit the model's",
+    )
 
     def __post_init__(self) -> None:
         for name in ("batch_documents", "shard_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if isinstance(self.longest, int) and self.longest < 0:
+            raise ValueError(f"longest={self.longest} must not be negative; 0 leaves nothing out")
         if not 0 <= self.workers <= 256:
             raise ValueError(f"workers={self.workers} must be from 0 to 256; 0 chooses by the size of the text")
 
 
 def content_settings(config: DataConfig) -> Data:
     """The settings on which the content of the folder depends; with the others it may be gone on with."""
-    return {"shard_tokens": config.shard_tokens}
+    # What was prepared before there was this setting stays valid.
+    return {"shard_tokens": config.shard_tokens, **({"longest": config.longest} if config.longest else {})}
 
 
 def run(
@@ -70,6 +79,8 @@ def run(
         "notes": corpus.notes(),
         "sources": corpus.provenance(),
     }
+    if not isinstance(config.longest, int):
+        raise InputError("data.longest = context: there is no model here whose context it could be; give a number")
     pairs = corpus.config.pair is not None
     if pairs:
         facts["records"] = "pairs"
@@ -83,7 +94,7 @@ def run(
     )
     allowed = corpus.config.max_quarantined
     with storage.publish_in_lives(folder, key, facts) as unfinished:
-        with Filling(unfinished, tokenizer, config.shard_tokens, pairs) as filling:
+        with Filling(unfinished, tokenizer, config.shard_tokens, pairs, config.longest) as filling:
             if filling.found:
                 progress.note(f"going on after {filling.found // (1 + pairs):,} {'pairs' if pairs else 'documents'}")
             elif filling.lost:
@@ -100,6 +111,9 @@ def run(
                     task.advance(sum(item.size for item in batch))
             filling.keep()
             filling.settle(funnel, allowed)
+            left = sum(part["documents"] for part in funnel.too_long.values())
+            if left:
+                progress.note(f"left out, with more than {config.longest:,} tokens: {left:,} documents (data.longest)")
             facts["splits"] = filling.finish()
             faults.point("data.finished")
         facts["funnel"] = funnel.to_data()

@@ -14,7 +14,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fabula.report import charts, curves, wording
+from fabula.report import charts, cleaning, curves, wording
 from fabula.report.reading import Facts, Records
 
 Section = dict[str, Any]
@@ -361,6 +361,9 @@ def data(records: Records) -> Section | None:
         facts.append(Fact("duplicates", wording.exact(found.number("duplicates")), "left out before the split"))
     if found.number("quarantined") is not None:
         facts.append(Fact("quarantined", wording.exact(found.number("quarantined")), "records that could not be used"))
+    long = cleaning.too_long(found)
+    if long is not None:
+        facts.append(Fact("too long", *long))
     limit = entropy(records)
     if limit is not None:
         facts.append(Fact("entropy", wording.bits(limit), "bits per byte, of the generator on the validation text"))
@@ -376,7 +379,9 @@ def data(records: Records) -> Section | None:
     cited = [f"To cite {source.text('spec')}: {source.text('citation')}" for source in found.tables("sources")]
     notes = found.texts("notes") + [text for text in cited if not text.endswith(": ")]
     name = f"{record_name(records)}s"
-    return {"corpus": corpus_name(records), "splits": splits, "facts": facts, "notes": notes, "records": name}
+    steps = cleaning.rows(found.tables("cleaning"))
+    made = {"corpus": corpus_name(records), "splits": splits, "facts": facts, "notes": notes, "records": name}
+    return {**made, "cleaning": steps}
 
 
 def tokenizer(records: Records) -> list[Fact]:
