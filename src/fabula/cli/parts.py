@@ -1,4 +1,4 @@
-"""Verbs for one stage at a time: corpus, tokenizer, data, model."""
+"""Verbs for one stage at a time: corpus, data, model; those of the tokenizer are in `tokenizer.py`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ if TYPE_CHECKING:
     from fabula.model.kinds import AnyConfig
 
 corpus = App(name="corpus")
-tokenizer = App(name="tokenizer")
 data = App(name="data")
 model = App(name="model")
 model.command("fabula.cli.masks:masks", name="masks", help="Draw who may see whom.")
 
 Source = Annotated[str, Parameter(help="fables:es, fables:en, a file, a folder or a pattern")]
-TokenizerPath = Annotated[Path, Parameter(help="a run folder, a tokenizer's folder or its tokenizer.json")]
 
 
 @corpus.command(name="show")
@@ -29,7 +27,7 @@ def corpus_show(source: Source, /, *, json: Json = False, settings: Settings = (
     """What a corpus holds: documents, lengths, words, what would be dropped, its beginnings."""
     from fabula.corpus.run import survey
 
-    config = _section("corpus", [("corpus.source", source), *overrides.split(settings)])
+    config = section("corpus", [("corpus.source", source), *overrides.split(settings)])
     found = survey(config.corpus)
     if json:
         console.out_json(found)
@@ -70,7 +68,7 @@ def corpus_write(source: Source, out: Path, /, *, settings: Settings = ()) -> No
     from fabula import storage
     from fabula.corpus.run import Corpus, Funnel
 
-    config = _section("corpus", [("corpus.source", source), *overrides.split(settings)]).corpus
+    config = section("corpus", [("corpus.source", source), *overrides.split(settings)]).corpus
     if config.pair is not None:
         raise InputError(f"{source}: pairs are two texts each and are not written as one; leave out the two fields")
     count = 0
@@ -79,65 +77,6 @@ def corpus_write(source: Source, out: Path, /, *, settings: Settings = ()) -> No
             file.write(f"{document.text}\n{config.marker}\n".encode())
             count += 1
     console.say(f"{count:,} documents in {out}")
-
-
-@tokenizer.command(name="train")
-def tokenizer_train(
-    source: Source,
-    /,
-    *,
-    out: Annotated[Path, Parameter(help="the folder to write")],
-    vocab_size: Annotated[str, Parameter(help="tokens, or auto")] = "auto",
-    json: Json = False,
-    settings: Settings = (),
-) -> None:
-    """Learn a byte-level BPE tokenizer from a corpus."""
-    from fabula.corpus.run import Corpus
-    from fabula.tokenizer import run as stage
-    from fabula.tokenizer.base import FILE
-
-    given = [("corpus.source", source), ("tokenizer.vocab_size", vocab_size), *overrides.split(settings)]
-    recipe = _section("tokenizer", given)
-    if out.is_dir() and any(out.iterdir()) and not (out / FILE).exists():
-        raise InputError(f"{out}: a folder with other things in it would be replaced; name a new one")
-    made = Corpus(recipe.corpus)
-    result = stage.run(recipe.tokenizer, made.sample(recipe.tokenizer.sample_bytes), made.training_bytes(), out)
-    if json:
-        console.out_json({"folder": str(out), **result.facts})
-        return
-    if result.rule:
-        console.say(f"vocabulary: {result.rule}")
-    facts = result.facts
-    console.out(
-        f"{out}: {facts['vocab_size']:,} tokens, {facts['bytes_per_token']:.3f} bytes a token, "
-        f"{facts['tokens_per_word']:.3f} tokens a word"
-    )
-
-
-@tokenizer.command(name="view")
-def tokenizer_view(
-    tokenizer: TokenizerPath,
-    text: Annotated[str, Parameter(allow_leading_hyphen=True)],
-    /,
-    *,
-    json: Json = False,
-) -> None:
-    """Show how a text is cut: |to|ken|s|.
-
-    Parameters
-    ----------
-    text
-        the text to cut
-    """
-    loaded, text = _tokenizer(tokenizer), console.typed(text)
-    ids = loaded.encode(text)
-    pieces = [loaded.decode([number]) for number in ids]
-    if json:
-        console.out_json({"text": text, "ids": ids, "pieces": pieces})
-        return
-    console.out("|" + "|".join(pieces) + "|")
-    size = len(text.encode("utf-8"))
-    console.out(f"{len(ids):,} tokens, {size:,} bytes, {size / max(1, len(ids)):.2f} bytes a token")
 
 
 @data.command(name="prepare")
@@ -315,13 +254,7 @@ def _config_of(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _tokenizer(path: Path) -> Any:
-    from fabula.tokenizer.base import Tokenizer
-
-    return Tokenizer.load(path / "tokenizer" if (path / "tokenizer").is_dir() else path)
-
-
-def _section(name: str, given: list[tuple[str, str]]) -> Any:
+def section(name: str, given: list[tuple[str, str]]) -> Any:
     """A recipe made of settings alone, of which a verb reads one section."""
     from fabula import recipe
 
