@@ -238,6 +238,7 @@ def _read(file: Path) -> str:
 
 def _measured(paths: list[Path], config: Any, models: tuple[str, ...], most_bytes: int, rare: int) -> Data:
     """The figures of tokenizers on a corpus, and what their vocabularies cost models."""
+    from fabula import __version__
     from fabula.cli.parts import resolve_model
     from fabula.corpus.run import Corpus
     from fabula.model.presets import presets
@@ -250,7 +251,8 @@ def _measured(paths: list[Path], config: Any, models: tuple[str, ...], most_byte
     priced = [resolve_model(model, ()) for model in models or usual]
     loaded = dict(zip(_names(paths), (_tokenizer(path) for path in paths), strict=True))
     with stop_on_signals() as stop:
-        made = stage.run(loaded, Material(Corpus(config), most_bytes), rare, console.Watcher(), stop)
+        found = stage.run(loaded, Material(Corpus(config), most_bytes), rare, console.Watcher(), stop)
+    made = {**found, "fabula": __version__}
     for row in made["tokenizers"]:
         row["costs"] = [
             cost(label, model, row["vocab_size"], row["bytes_per_token"], row["tokens_per_word"])

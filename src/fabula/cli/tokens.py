@@ -13,7 +13,7 @@ WIDTH = 100
 _LABEL, _COLUMN = 36, 14
 _LISTED = 8
 
-# Black on four light grounds of the terminal's 256 colours: readable whatever the terminal's own, and neighbours differ.
+# Black on light grounds of the terminal's 256 colours: readable whatever the terminal's own are; neighbours differ.
 _GROUNDS = (153, 223, 157, 218)
 
 

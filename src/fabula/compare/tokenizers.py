@@ -86,8 +86,8 @@ def run(config: TrialConfig, progress: Progress | None = None) -> Data:
         "notes": [
             f"bits per byte of held-out text, lower is better; every model got the training FLOPs of the first: "
             f"{budget['given']}, {budget['rule']}",
-            "the text read is estimated from the bytes a token above; difference to the first, paired by seed, with half "
-            "of its 95 % interval",
+            "the text read is estimated from the bytes a token above; difference to the first, paired by seed, with "
+            "half of its 95 % interval",
             *(f"{row['name']}: {reason}" for row in rows for reason in row["failed"]),
         ],
     }

@@ -18,7 +18,7 @@ _CONTINUED = "".join(sorted({bytes([b]).decode(c, "ignore") for b in range(0x80,
 _MOJIBAKE = re.compile(f"[ÂÃ][{re.escape(_CONTINUED)}]|â€|â[\x80-\x9f]|ï»¿|ï¿½|ðŸ|\ufffd")
 _REPEATED = re.compile(r"(.)\1{3}", re.DOTALL)
 _ADDRESS = re.compile(
-    r"https?|www\.|://|\.(?:com|org|net|html?)\b|@\w+\.|</?[a-z]+[ />]|&(?:nbsp|amp|quot|lt|gt);", re.I
+    r"https?|www\.|://|\.(?:com|org|net|html?)\b|@\w+\.|</?[a-z]+[ />]|&(?:nbsp|amp|quot|lt|gt);", re.IGNORECASE
 )
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 

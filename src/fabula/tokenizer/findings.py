@@ -1,6 +1,6 @@
 """What is in a vocabulary, judged by how often its tokens occur in a text? Shares, examples, warnings.
 
-Tokens of one byte and special ones are left out of all shares: every byte-level vocabulary has them, whatever it learnt.
+Tokens of one byte and special ones are left out of all shares: every byte-level vocabulary has them.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of a document. `first` says that the document begins here."""
+    """A stretch of a document. `first` says that nothing of the document came before."""
 
     domain: str
     text: str
@@ -64,15 +64,16 @@ class Material:
             if share < 1:
                 self.cut.append(source.spec)
             for document in source.documents(self._reject):
+                first = True
                 for text in document.texts:
-                    for number, piece in enumerate(cut(text, length)):
+                    for piece in cut(text, length):
                         raw = piece.encode("utf-8")
                         if share < 1 and position_of(content_key(raw), 0, b"lab") >= share:
                             continue
                         left -= len(raw)
                         if left >= 0:
-                            found = True
-                            yield Piece(source.spec, piece, number == 0)
+                            yield Piece(source.spec, piece, first)
+                            found, first = True, False
                 if left < 0:
                     if share >= 1:
                         self.cut.append(source.spec)

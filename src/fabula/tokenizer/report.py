@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fabula import __version__
 from fabula.config import Data
 from fabula.errors import InputError
 from fabula.progress import Progress, StopFlag
@@ -67,7 +66,6 @@ def run(
     return {
         "format": FORMAT,
         "kind": "tokenizers",
-        "fabula": __version__,
         "text": {
             "source": ", ".join(material.domains),
             **sizes,
