@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from itertools import zip_longest
 
 from fabula.cli import console
 from fabula.config import Data
@@ -114,17 +113,19 @@ def _side_by_side(rows: Sequence[Data], figures: Sequence[tuple[str, Say]]) -> l
 
 def _groups(rows: Sequence[Data]) -> list[str]:
     """By domain, language and script: bytes a token and tokens a word of each tokenizer."""
+    from fabula.report.tokenizers import endings
+
     out = []
     for title, key in (("source", "domains"), ("language", "languages"), ("script", "scripts")):
         names = [group["name"] for group in rows[0][key]]
         if len(names) < 2 and key != "scripts":
             continue
         found = [{group["name"]: group for group in row[key]} for row in rows]
-        labels = _endings(names) if key == "domains" else dict(zip(names, names, strict=True))
+        labels = endings(names) if key == "domains" else dict(zip(names, names, strict=True))
         if len(rows) == 1:
             out += _group_of_one(title, rows[0][key], labels)
             continue
-        figures = [(labels[name], _of(found, rows, name)) for name in names[:_LISTED]]
+        figures = [(_short(labels[name], _LABEL), _of(found, rows, name)) for name in names[:_LISTED]]
         out += ["", f"by {title}: bytes a token / tokens a word", *_side_by_side(rows, figures)]
         if len(names) > _LISTED:
             out.append(f"and {len(names) - _LISTED} more with less text (--json has all)")
@@ -272,17 +273,6 @@ def _percent(share: float) -> str:
 
 def _short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _endings(names: Sequence[str]) -> dict[str, str]:
-    """Names of files without the folders that they have in common."""
-    parts = [name.split("/") for name in names]
-    same = 0
-    for level in zip_longest(*(p[:-1] for p in parts)):
-        if len(set(level)) > 1:
-            break
-        same += 1
-    return {name: _short("/".join(p[same:]), _LABEL - 2) for name, p in zip(names, parts, strict=True)}
 
 
 def _wrapped(text: str, before: str) -> list[str]:

@@ -6,6 +6,7 @@ One tokenizer and several have the same page: a column each. It is complete in i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from markupsafe import Markup
@@ -30,7 +31,7 @@ def render(data: Data) -> str:
 def describe(data: Data) -> dict[str, Any]:
     """The values for the template."""
     rows, text = data["tokenizers"], data["text"]
-    names = [row["name"] for row in rows]
+    names, sources = [row["name"] for row in rows], [group["name"] for group in rows[0]["domains"]]
     alone = len(rows) == 1
     return {
         "kicker": "Report on a tokenizer" if alone else "Tokenizers side by side",
@@ -38,7 +39,7 @@ def describe(data: Data) -> dict[str, Any]:
         "fabula": data["fabula"],
         "names": names,
         "sentence": (
-            f"Measured on {wording.plural(text['documents'], 'document')} of {text['source']}: "
+            f"Measured on {wording.plural(text['documents'], 'document')} of {', '.join(endings(sources).values())}: "
             f"{wording.size(text['bytes'])}, {wording.plural(text['words'], 'word')}."
         ),
         "warnings": _warnings(rows),
@@ -66,7 +67,8 @@ def _notes(data: Data) -> list[str]:
     notes = [f"The text has the SHA-256 {text['sha256'][:16]}."]
     if text["cut"]:
         notes.append(
-            f"A part of {', '.join(text['cut'])}, chosen evenly: at most {wording.size(text['most_bytes'])} are measured."
+            f"A part of {', '.join(text['cut'])}, chosen evenly: at most {wording.size(text['most_bytes'])} are "
+            "measured."
         )
     if text["unreadable"]:
         notes.append(f"{wording.plural(text['unreadable'], 'record')} cannot be read and are left out.")
@@ -80,7 +82,7 @@ def _notes(data: Data) -> list[str]:
 
 
 def _main(data: Data) -> list[Data]:
-    rows, rare = data["tokenizers"], data["rare"]
+    rows, rare, its = data["tokenizers"], data["rare"], "of the vocabulary"
 
     def of(label: str, value: Callable[[Data], float], say: Say, **more: Any) -> Data:
         return _figure(label, [value(row) for row in rows], say, **more)
@@ -91,13 +93,11 @@ def _main(data: Data) -> list[Data]:
         of("bytes a token", lambda r: r["bytes_per_token"], _three, bars=True),
         of("characters a token", lambda r: r["characters_per_token"], _three),
         of("tokens a word", lambda r: r["tokens_per_word"], _three, bars=True),
-        of(
-            "tokens of several words", lambda r: r["multi_word"]["vocabulary_share"], wording.percent, note="vocabulary"
-        ),
+        of("tokens of several words", lambda r: r["multi_word"]["vocabulary_share"], wording.percent, note=its),
         of("of the text's tokens", lambda r: r["multi_word"]["text_share"], wording.percent, part=True),
         of("of the text's bytes", lambda r: r["multi_word"]["bytes_share"], wording.percent, part=True),
         of("tokens of one byte", lambda r: r["single_byte_share"], wording.percent, note="of the text's tokens"),
-        of("unused in this text", lambda r: r["unused"]["vocabulary_share"], wording.percent, note="of the vocabulary"),
+        of("unused in this text", lambda r: r["unused"]["vocabulary_share"], wording.percent, note=its),
         of(f"rare: 1 to {rare - 1} times", lambda r: r["rare"]["vocabulary_share"], wording.percent, part=True),
         of("Rényi efficiency", lambda r: r["renyi_efficiency"], _three),
     ]
@@ -143,6 +143,7 @@ def _where(rows: Sequence[Data]) -> list[Data]:
         if len(names) < 2 and key == "languages":
             continue
         found = [{group["name"]: group for group in row[key]} for row in rows]
+        labels = endings(names) if key == "domains" else {}
         figures = []
         for name in names[:_SHOWN]:
             groups = [of.get(name) for of in found]
@@ -151,7 +152,8 @@ def _where(rows: Sequence[Data]) -> list[Data]:
                 return [None if group is None else group[key] for group in groups]
 
             size = next(group["bytes"] for group in groups if group is not None)
-            figures.append(_figure(name, values("bytes_per_token"), _three, bars=True, note=wording.size(size)))
+            label = labels.get(name, name)
+            figures.append(_figure(label, values("bytes_per_token"), _three, bars=True, note=wording.size(size)))
             if any(value is not None for value in values("tokens_per_word")):
                 figures.append(_figure("tokens a word", values("tokens_per_word"), _three, part=True))
             if key == "scripts" and any(values("cut_share")):
@@ -160,6 +162,21 @@ def _where(rows: Sequence[Data]) -> list[Data]:
         more = f"And {left} more with less text; the JSON has all." if left > 0 else ""
         made.append({"title": title, "rows": figures, "more": more})
     return made
+
+
+def endings(names: Sequence[str]) -> dict[str, str]:
+    """What sources are called without the folders that they have in common.
+
+    >>> endings(["texts/es/a.txt", "texts/en/a.txt"])
+    {'texts/es/a.txt': 'es/a.txt', 'texts/en/a.txt': 'en/a.txt'}
+    """
+    parts = [name.split("/") for name in names]
+    same = 0
+    for level in zip_longest(*(part[:-1] for part in parts)):
+        if len(set(level)) > 1:
+            break
+        same += 1
+    return {name: "/".join(part[same:]) for name, part in zip(names, parts, strict=True)}
 
 
 def _costs(rows: Sequence[Data]) -> list[Data]:
