@@ -21,7 +21,7 @@ from tests import tiny
 Cli = Callable[..., tuple[int, str, str]]
 
 PARTS = ["corpus show", "corpus write", "tokenizer train", "tokenizer view", "data prepare", "data show"]
-PARTS += ["model list", "model show", "model masks"]
+PARTS += ["tokenizer report", "tokenizer compare", "model list", "model show", "model masks"]
 
 
 def one_document(text: str) -> Any:

@@ -46,9 +46,9 @@ def describe(data: Data) -> dict[str, Any]:
         "notes": _notes(data),
         "main": _main(data),
         "training": None if data["training"] is None else _training(data["training"]),
-        "where": _where(rows),
+        "where": [_groups_of_one(title, rows[0][key]) for title, key in _sorts(rows)] if alone else _where(rows),
         "vocabularies": [_vocabulary(row, data["rare"]) for row in rows],
-        "costs": _costs(rows),
+        "costs": _costs_of_one(rows[0]) if alone else _costs(rows),
     }
 
 
@@ -121,7 +121,6 @@ def _figure(
             {
                 "text": wording.UNKNOWN if value is None else say(value),
                 "bar": Markup(_bar((value or 0.0) / most)) if drawn else "",
-                "best": False,
             }
         )
     return {"label": label, "note": note, "part": part, "cells": cells}
@@ -138,10 +137,8 @@ def _three(value: float) -> str:
 def _where(rows: Sequence[Data]) -> list[Data]:
     """Groups of the text: bytes a token, then tokens a word; of scripts also the characters that are cut."""
     made = []
-    for title, key in (("source", "domains"), ("language", "languages"), ("script", "scripts")):
+    for title, key in _sorts(rows):
         names = [group["name"] for group in rows[0][key]]
-        if len(names) < 2 and key == "languages":
-            continue
         found = [{group["name"]: group for group in row[key]} for row in rows]
         labels = endings(names) if key == "domains" else {}
         figures = []
@@ -158,10 +155,66 @@ def _where(rows: Sequence[Data]) -> list[Data]:
                 figures.append(_figure("tokens a word", values("tokens_per_word"), _three, part=True))
             if key == "scripts" and any(values("cut_share")):
                 figures.append(_figure("characters that are cut", values("cut_share"), wording.percent, part=True))
-        left = len(names) - _SHOWN
-        more = f"And {left} more with less text; the JSON has all." if left > 0 else ""
-        made.append({"title": title, "rows": figures, "more": more})
+        header = [row["name"] for row in rows]
+        made.append({"title": title, "header": header, "rows": figures, "more": _more(names)})
     return made
+
+
+def _sorts(rows: Sequence[Data]) -> list[tuple[str, str]]:
+    """What the text is divided by, where there is something to divide."""
+    sorts = (("source", "domains"), ("language", "languages"), ("script", "scripts"))
+    return [(title, key) for title, key in sorts if len(rows[0][key]) > 1 or key == "scripts"]
+
+
+def _more(names: Sequence[Any]) -> str:
+    left = len(names) - _SHOWN
+    return f"And {left} more with less text; the JSON has all." if left > 0 else ""
+
+
+def _groups_of_one(title: str, groups: Sequence[Data]) -> Data:
+    """Groups of the text down, the figures of the one tokenizer across."""
+    names: list[str] = [group["name"] for group in groups]
+    labels = endings(names) if title == "source" else dict(zip(names, names, strict=True))
+    rows = []
+    for group in groups[:_SHOWN]:
+        per = [group[key] for key in ("bytes_per_token", "characters_per_token", "tokens_per_word")]
+        cells = [wording.size(group["bytes"]), *(wording.UNKNOWN if n is None else _three(n) for n in per)]
+        if "cut_share" in group:
+            cells.append(wording.percent(group["cut_share"]))
+        rows.append(_line(labels[group["name"]], cells))
+    header = ["text", "bytes a token", "characters a token", "tokens a word"]
+    if title == "script":
+        header.append("characters cut")
+    return {"title": title, "header": header, "rows": rows, "more": _more(groups)}
+
+
+def _costs_of_one(row: Data) -> list[Data]:
+    rows = [
+        _line(
+            cost["preset"],
+            [
+                wording.exact(cost["parameters"]),
+                wording.percent(cost["vocabulary_share"]),
+                wording.percent(cost["vocabulary_flops_share"]),
+                flops(cost["training_flops_per_byte"]),
+                wording.exact(cost["context_tokens"]),
+                wording.exact(cost["context_bytes"]),
+                wording.exact(cost["context_words"]),
+            ],
+        )
+        for cost in row["costs"]
+    ]
+    header = ["parameters", "vocabulary's", "its FLOPs", "FLOPs a byte", "context, tokens", "bytes", "words"]
+    return [{"title": "model", "header": header, "rows": rows}] if rows else []
+
+
+def _line(label: str, cells: Sequence[str]) -> Data:
+    return {
+        "label": label,
+        "note": "",
+        "part": False,
+        "cells": [{"text": cell, "bar": ""} for cell in cells],
+    }
 
 
 def endings(names: Sequence[str]) -> dict[str, str]:
@@ -189,6 +242,7 @@ def _costs(rows: Sequence[Data]) -> list[Data]:
         made.append(
             {
                 "title": cost["preset"],
+                "header": [row["name"] for row in rows],
                 "rows": [
                     _figure("parameters", of("parameters"), wording.exact),
                     _figure("of them the vocabulary's", of("vocabulary_share"), wording.percent, part=True),
