@@ -131,7 +131,7 @@ def tokenizer_compare(
         settings_of_runs = {"corpus.source": on, **dict(given)}
         made["training"] = trial.run(
             trial.TrialConfig(
-                tokenizers=dict(zip(names, tokenizers, strict=True)),
+                tokenizers=dict(zip(names, map(_place, tokenizers), strict=True)),
                 bytes_per_token={row["name"]: row["bytes_per_token"] for row in made["tokenizers"]},
                 overrides=settings_of_runs,
                 seeds=seeds,
@@ -289,12 +289,17 @@ def _names(paths: list[Path]) -> list[str]:
     return names
 
 
+def _place(path: Path) -> Path:
+    """Where the tokenizer of a run is, and any other by itself."""
+    return path / "tokenizer" if (path / "tokenizer").is_dir() else path
+
+
 def _tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a run, of a folder or of a file; also one that lies as Hugging Face's tools leave it."""
     from fabula.tokenizer.base import FILE, Tokenizer
     from fabula.tokenizer.foreign import FILE as SPECIAL
 
-    place = path / "tokenizer" if (path / "tokenizer").is_dir() else path
+    place = _place(path)
     try:
         return Tokenizer.load(place)
     except DamagedError:
