@@ -24,7 +24,6 @@ class TokenizerConfig:
 
     kind: Literal["bpe"] = setting("bpe", "byte-level BPE")
     vocab_size: int | Literal["auto"] = setting("auto", "tokens; auto: 2,048 to 8,192 by the size of the corpus")
-    path: str | None = setting(None, "a tokenizer that is there, instead of learning one: its folder or tokenizer.json")
     sample_bytes: int = setting(16_000_000, "most bytes of training text that the vocabulary is learnt from")
 
     def __post_init__(self) -> None:
@@ -52,8 +51,6 @@ def auto_vocab_size(corpus_bytes: int) -> tuple[int, str]:
 
 def run(config: TokenizerConfig, texts: Iterable[str], corpus_bytes: int, folder: Path) -> TokenizerResult:
     """Train on `texts` (already bounded by `sample_bytes`) and publish the tokenizer's folder."""
-    if config.path is not None:
-        return _taken(config, texts, folder)
     wanted, rule = auto_vocab_size(corpus_bytes) if config.vocab_size == "auto" else (config.vocab_size, None)
     sample = [text for text in texts if text]
     if not sample:
@@ -65,14 +62,6 @@ def run(config: TokenizerConfig, texts: Iterable[str], corpus_bytes: int, folder
     with storage.publish(folder, {"kind": config.kind, **facts}) as building:
         tokenizer.save(building)
     return TokenizerResult(tokenizer, facts, rule)
-
-
-def _taken(config: TokenizerConfig, texts: Iterable[str], folder: Path) -> TokenizerResult:
-    tokenizer = Tokenizer.load(Path(config.path or ""))
-    facts = measure(tokenizer, [text for text in texts if text])
-    with storage.publish(folder, {"kind": config.kind, **facts}) as building:
-        tokenizer.save(building)
-    return TokenizerResult(tokenizer, facts, f"{tokenizer.vocab_size:,}: that of {config.path}")
 
 
 def measure(tokenizer: Tokenizer, texts: list[str], most: int = 2_000_000) -> Data:
