@@ -59,6 +59,8 @@ def test_pieces_are_the_text(tiny_tokenizer: Tokenizer) -> None:
         ("\n\n", []),
         ("----", ["repeated"]),
         ("---", []),
+        (". . . .", ["repeated"]),
+        (" papa", []),
         ("https", ["address"]),
         ("<br>", ["address"]),
         ("a<b", []),

@@ -16,7 +16,7 @@ from fabula.tokenizer import showing
 # UTF-8 that was read as Latin-1 or Windows-1252: Ã© for é, Â« for «, â€œ for a quotation mark, ï»¿ for a mark.
 _CONTINUED = "".join(sorted({bytes([b]).decode(c, "ignore") for b in range(0x80, 0xC0) for c in ("cp1252", "latin-1")}))
 _MOJIBAKE = re.compile(f"[ÂÃ][{re.escape(_CONTINUED)}]|â€|â[\x80-\x9f]|ï»¿|ï¿½|ðŸ|\ufffd")
-_REPEATED = re.compile(r"(.)\1{3}", re.DOTALL)
+_REPEATED = re.compile(r"(.)\1{3}|(..)\2{2}", re.DOTALL)
 _ADDRESS = re.compile(
     r"https?|www\.|://|\.(?:com|org|net|html?)\b|@\w+\.|</?[a-z]+[ />]|&(?:nbsp|amp|quot|lt|gt);", re.IGNORECASE
 )
@@ -60,7 +60,7 @@ def _is_name(text: str) -> bool:
 KINDS = (
     Kind("mojibake", "text that was decoded wrongly", lambda raw, text: bool(text and _MOJIBAKE.search(text))),
     Kind("control", "control characters", lambda raw, text: bool(text and _is_control(text))),
-    Kind("repeated", "a character four times or more", lambda raw, text: bool(text and _REPEATED.search(text))),
+    Kind("repeated", "a character or two again and again", lambda raw, text: bool(text and _REPEATED.search(text))),
     Kind("partial", "parts of characters", lambda raw, text: text is None),
     Kind("address", "addresses and markup", lambda raw, text: bool(text and _ADDRESS.search(text))),
     Kind("names", "names of several words", lambda raw, text: bool(text and is_multi_word(text) and _is_name(text))),
