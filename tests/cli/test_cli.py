@@ -21,7 +21,7 @@ from tests import tiny
 Cli = Callable[..., tuple[int, str, str]]
 
 PARTS = ["corpus show", "corpus write", "tokenizer train", "tokenizer view", "data prepare", "data show"]
-PARTS += ["model list", "model show", "model masks"]
+PARTS += ["tokenizer report", "tokenizer compare", "model list", "model show", "model masks"]
 
 
 def one_document(text: str) -> Any:
@@ -443,7 +443,7 @@ def test_the_surface_is_what_it_was() -> None:
     subs = {v: {n for n in app[v] if not n.startswith("-")} for v in ("corpus", "tokenizer", "data", "model")}
     assert subs == {
         "corpus": {"clean", "report", "show", "write"},
-        "tokenizer": {"train", "view"},
+        "tokenizer": {"compare", "report", "train", "view"},
         "data": {"prepare", "show"},
         "model": {"list", "masks", "show"},
     }

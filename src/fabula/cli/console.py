@@ -53,6 +53,12 @@ def out(text: str, end: str = "\n", own: bool = False) -> None:
         raise MachineError(f"the output cannot be written ({error.strerror or error})") from None
 
 
+def coloured() -> bool:
+    """Whether results are seen in a terminal that shows colours, and nobody asked for none (NO_COLOR)."""
+    seen = sys.stdout is not None and sys.stdout.isatty()
+    return seen and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def out_json(data: Any) -> None:
     """The one JSON document of a command with --json; control characters are written as JSON's own escapes."""
     text = json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import textwrap
@@ -115,7 +114,7 @@ def _sizes(documents: str, length: int, padding: int, problems: list[str]) -> tu
 def _draw(facts: dict[str, Any]) -> None:
     terminal = sys.stdout is not None and sys.stdout.isatty()
     columns = shutil.get_terminal_size().columns
-    coloured = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    coloured = console.coloured()
     for line in drawn(facts, columns, coloured=coloured, refuse=terminal):
         console.out(line, own=coloured)
 
