@@ -16,7 +16,7 @@ import pytest
 from fabula.errors import DamagedError, InputError
 from fabula.generate.run import encode_prompt
 from fabula.tokenizer.base import FILE, Tokenizer, byte_of_letter
-from fabula.tokenizer.bpe import SMALLEST, _without_endless, train_bpe
+from fabula.tokenizer.bpe import SMALLEST, without_endless, train_bpe
 from fabula.tokenizer.run import TokenizerConfig, run
 from fabula.tokenizer.special import SPECIAL_TEXT
 from tests import tiny
@@ -354,9 +354,9 @@ def test_learning_from_one_long_piece_does_too(tiny_texts: list[str], cases: int
 
 def test_words_of_a_language_are_never_cut(tiny_texts: list[str]) -> None:
     """So the tokenizers of ordinary texts are what they were; an endless stretch is cut, and nothing of it is lost."""
-    assert list(_without_endless(tiny_texts)) == tiny_texts
+    assert list(without_endless(tiny_texts)) == tiny_texts
     text = "uno " + "a" * 1300 + " dos" + " " * 700 + "\ntres " + "b" * 512
-    pieces = list(_without_endless([text]))
+    pieces = list(without_endless([text]))
     assert "".join(pieces) == text
     assert [len(p) for p in pieces] == [4 + 512, 512, 276 + 4 + 512, 189 + 5 + 512]
 

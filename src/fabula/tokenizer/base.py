@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,11 @@ class Tokenizer:
     # How to write a conversation (Jinja), where the tokenizer says it; what a text loses on its way, if it does.
     chat_template: str | None = None
     changes: str | None = None
+    # Threads of a batch (None: one a core).
+    threads: int | None = None
+    # What does the work once there is much of it, and how much there was.
+    _encoder: Encoder | None = None
+    _seen = 0
 
     def __init__(self, backend: Any, origin: str = "tokenizer") -> None:
         # `backend` is a tokenizers.Tokenizer; its type is left open so that importing this module stays cheap.
@@ -45,13 +51,12 @@ class Tokenizer:
         self.special = SpecialTokens(**ids)
         self.vocab_size: int = backend.get_vocab_size()
         self._bytes = _token_bytes(backend, set(self.special.ids()), self.vocab_size, origin)
-        self.fingerprint = storage.hash_data(json.loads(backend.to_str()))
         self._check(origin)
 
-    # Threads of encode_batch (None: one a core); what does the work of a batch, made when there is much to do.
-    threads: int | None = None
-    _encoder: Encoder | None = None
-    _seen = 0
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of what the tokenizer is."""
+        return storage.hash_data(json.loads(self._backend.to_str()))
 
     def _hold(self, backend: Any) -> None:
         backend.encode_special_tokens = True
@@ -93,7 +98,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; never a special one."""
-        text = _encodable(text)
+        text = encodable(text)
         encoder = self._fast(len(text))
         if encoder is not None and encoder.takes(text):
             return encoder.encode(text)
@@ -102,7 +107,7 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of several texts, on all threads."""
-        texts = [_encodable(text) for text in texts]
+        texts = [encodable(text) for text in texts]
         encoder = self._fast(sum(map(len, texts)))
         if encoder is not None and all(map(encoder.takes, texts)):
             return encoder.encode_batch(texts, self.threads)
@@ -137,7 +142,7 @@ class Tokenizer:
         return [len(b) for b in self._bytes]
 
 
-_MAX_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 
 
 def read(file: Path, make: Callable[[Any, Any], Tokenizer]) -> Tokenizer:
@@ -147,8 +152,8 @@ def read(file: Path, make: Callable[[Any, Any], Tokenizer]) -> Tokenizer:
     """
     from tokenizers import Tokenizer as Backend
 
-    if file.stat().st_size > _MAX_BYTES:
-        raise DamagedError(f"{file}: larger than {_MAX_BYTES >> 20} MiB; not a tokenizer of Fabula")
+    if file.stat().st_size > MAX_BYTES:
+        raise DamagedError(f"{file}: larger than {MAX_BYTES >> 20} MiB; not a tokenizer of Fabula")
     try:
         text = file.read_text(encoding="utf-8")
         return make(json.loads(text, object_pairs_hook=_once), lambda: Backend.from_str(text))
@@ -177,18 +182,22 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _token_bytes(backend: Any, special: set[int], vocab_size: int, origin: str) -> list[bytes]:
-    to_byte = byte_of_letter()
-    table = []
-    for number in range(vocab_size):
-        token = backend.id_to_token(number)
-        if number in special:
-            table.append(b"")
-            continue
-        try:
-            table.append(bytes(to_byte[letter] for letter in token))
-        except (KeyError, TypeError):
-            raise DamagedError(f"{origin}: token {number} ({token!r}) is not byte-level") from None
+    letters = _Letters((ord(letter), byte) for letter, byte in byte_of_letter().items())
+    table = [b""] * vocab_size
+    for token, number in backend.get_vocab().items():
+        if number not in special:
+            try:
+                table[number] = token.translate(letters).encode("latin-1")
+            except UnicodeEncodeError:
+                raise DamagedError(f"{origin}: token {number} ({token!r}) is not byte-level") from None
     return table
+
+
+class _Letters(dict[int, int]):
+    """From letters to bytes; what is no letter becomes something that is no byte."""
+
+    def __missing__(self, letter: int) -> int:
+        return 0xFFFF
 
 
 def byte_of_letter() -> dict[str, int]:
@@ -203,7 +212,7 @@ def byte_of_letter() -> dict[str, int]:
     return table
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

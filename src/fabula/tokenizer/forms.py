@@ -17,9 +17,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fabula.errors import DamagedError
+from fabula.errors import DamagedError, InputError
 from fabula.tokenizer import cuts
-from fabula.tokenizer.base import Tokenizer, byte_of_letter
+from fabula.tokenizer.base import MAX_BYTES, Tokenizer, byte_of_letter
 from fabula.tokenizer.special import SPECIAL_TEXT
 
 N_BYTES = 256
@@ -48,10 +48,17 @@ def letters(token: bytes) -> str:
     return token.decode("latin-1").translate(_LETTERS)
 
 
-def bpe(learnt: Sequence[bytes], pairs: Iterable[tuple[bytes, bytes]], cut: cuts.Cut) -> Tokenizer:
-    """Special tokens, bytes and what was learnt, in this order; `pairs` are the merges that made the learnt ones."""
-    vocabulary = [*SPECIAL_TEXT.values(), *map(letters, [*BYTES, *learnt])]
-    merges = [[letters(left), letters(right)] for left, right in pairs]
+def bpe(pairs: Iterable[tuple[int, int]], cut: cuts.Cut) -> Tokenizer:
+    """Special tokens, bytes and what the merges make, in this order.
+
+    In the pairs a byte is its own number and the i-th merge makes the number 256 + i.
+    """
+    tokens = [_LETTERS[byte] for byte in range(N_BYTES)]
+    merges = []
+    for left, right in pairs:
+        merges.append([tokens[left], tokens[right]])
+        tokens.append(tokens[left] + tokens[right])
+    vocabulary = [*SPECIAL_TEXT.values(), *map(letters, BYTES), *tokens[N_BYTES:]]
     model = {**_BPE, "ignore_merges": False, "vocab": _numbered(vocabulary), "merges": merges}
     return _tokenizer(model, cut, first_special=0)
 
@@ -74,23 +81,37 @@ def _numbered(vocabulary: Sequence[str]) -> dict[str, int]:
     return {token: number for number, token in enumerate(vocabulary)}
 
 
+def pre_tokenizer(cut: cuts.Cut) -> Any:
+    """The library's pre-tokenizer of a cut: `pre_tokenize_str` gives the pieces of a text, in letters."""
+    return _backend({**_BPE, "ignore_merges": False, "vocab": {}, "merges": []}, cut, []).pre_tokenizer
+
+
 def _tokenizer(model: dict[str, Any], cut: cuts.Cut, first_special: int) -> Tokenizer:
+    added = [{"id": first_special + i, "content": text, **_SPECIAL} for i, text in enumerate(SPECIAL_TEXT.values())]
+    return Tokenizer(_backend(model, cut, added))
+
+
+def _backend(model: dict[str, Any], cut: cuts.Cut, added: list[dict[str, Any]]) -> Any:
     from tokenizers import Tokenizer as Backend
 
     data = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {"id": first_special + i, "content": text, **_SPECIAL} for i, text in enumerate(SPECIAL_TEXT.values())
-        ],
+        "added_tokens": added,
         "normalizer": None,
         "pre_tokenizer": cut.pre_tokenizer,
         "post_processor": None,
         "decoder": _DECODER,
         "model": model,
     }
-    return Tokenizer(Backend.from_str(json.dumps(data, ensure_ascii=False)))
+    text = json.dumps(data, ensure_ascii=False)
+    if len(text) > MAX_BYTES // 2:
+        raise InputError(
+            f"a vocabulary of {len(text) >> 20} MiB: the text repeats long parts of itself, which became tokens; drop "
+            "repeated documents, or let merges end at words"
+        )
+    return Backend.from_str(text)
 
 
 # ---- recognising ------------------------------------------------------------------------------------------------

@@ -58,17 +58,14 @@ def pairs_of(tokens: Sequence[bytes], first: int) -> list[Pair]:
     made: dict[Pair, int] = {}
     for place in range(first, len(tokens)):
         token = tokens[place]
-        ways = []
-        for cut in range(1, len(token)):
+        for cut in range(len(token) - 1, 0, -1):
             left = number.get(token[:cut], place)
-            if left < place and (right := number.get(token[cut:], place)) < place:
-                ways.append((left, right))
-        if len(ways) > 1:
-            ways = [way for way in ways if stands(*way, parts, made)]
-        if len(ways) != 1:
+            if left < place and (right := number.get(token[cut:], place)) < place and stands(left, right, parts, made):
+                parts[place] = left, right
+                made[left, right] = place
+                break
+        else:
             raise ValueError(f"token {place} ({token!r}) is not made of two tokens before it")
-        parts[place] = ways[0]
-        made[ways[0]] = place
     return list(parts.values())
 
 
