@@ -59,16 +59,16 @@ def train_bpe(
     check_size(vocab_size)
     most = vocab_size - SMALLEST
     texts = map(encodable, texts)
-    with _Watch(progress or Silent(), stop or StopFlag(), 0 if boundary == "word" else most) as watch:
+    with _Watch(progress, stop, 0 if boundary == "word" else most) as watch:
         if boundary == "none":
             pieces = [text.encode("utf-8") for text in texts]
             ids, lengths = np.frombuffer(b"".join(pieces), dtype=np.uint8), [*map(len, pieces)]
             pairs = merging.learn(ids, lengths, N_BYTES, most, watch.told)
         elif boundary == "superword":
-            held = list(texts)
-            tokens = _within_words(held, int(word_share * most), cuts.CUTS[pattern].pattern)
-            ids, lengths = _in_lines(held, tokens)
+            lines = [line for text in texts for line in re.findall(cuts.CUTS["lines"].pattern, text)]
+            tokens = _within_words(lines, int(word_share * most), cuts.CUTS[pattern].pattern)
             pairs = pairs_of(tokens, N_BYTES)
+            ids, lengths = _encoded(lines, tokens)
             more = merging.learn(ids, lengths, len(tokens), most - len(pairs), watch.told)
             pairs += more
         else:
@@ -108,26 +108,30 @@ def _within_words(texts: Iterable[str], most: int, pattern: str) -> list[bytes]:
     return tokens[: tokens.index(_END)] if _END in tokens else tokens
 
 
-def _in_lines(texts: Sequence[str], tokens: Sequence[bytes]) -> tuple[merging.Ints, list[int]]:
-    """The ids of texts, cut at the ends of lines only, and how many each piece has."""
+def _encoded(lines: Sequence[str], tokens: Sequence[bytes]) -> tuple[merging.Ints, list[int]]:
+    """The ids of lines that are not cut any further, and how many each has."""
     from tiktoken import Encoding
 
-    pattern = cuts.CUTS["lines"].pattern
     ranks = {token: rank for rank, token in enumerate(tokens)}
-    encoding = Encoding("stage", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-    made, lengths = [], []
-    for text in texts:
-        ids = encoding.encode_ordinary_batch(re.findall(pattern, text), num_threads=1)
-        made.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32))
-        lengths += map(len, ids)
-    return np.concatenate(made), lengths
+    encoding = Encoding("lines", pat_str=cuts.CUTS["lines"].pattern, mergeable_ranks=ranks, special_tokens={})
+    lengths: list[int] = []
+
+    def each() -> Iterator[int]:
+        for line in lines:
+            ids = encoding.encode_ordinary(line)
+            lengths.append(len(ids))
+            yield from ids
+
+    return np.fromiter(each(), dtype=np.int32), lengths
 
 
 class _Watch:
     """Shows how many merges are learnt, and ends when a signal says so."""
 
-    def __init__(self, progress: Progress, stop: StopFlag, most: int) -> None:
-        self._progress, self._stop, self._most, self._done = progress, stop, most, 0
+    def __init__(self, progress: Progress | None, stop: StopFlag | None, most: int) -> None:
+        self._progress: Progress = Silent() if progress is None else progress
+        self._stop = StopFlag() if stop is None else stop  # one that is not set is False
+        self._most, self._done = most, 0
 
     def __enter__(self) -> _Watch:
         self._stack = ExitStack()

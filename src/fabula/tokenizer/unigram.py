@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
 
-from fabula.errors import InputError, MachineError
+from fabula.errors import InputError, require_extra
 from fabula.tokenizer import cuts, forms
 from fabula.tokenizer.base import Tokenizer, byte_of_letter, encodable
 from fabula.tokenizer.bpe import check_filled, check_size, without_endless
@@ -66,8 +66,8 @@ def _learn(counts: Counter[str], most: int) -> list[tuple[str, float]]:
     """Pieces and their log-probabilities, the most probable first."""
     try:
         import sentencepiece
-    except ImportError as error:
-        raise MachineError(f'kind=unigram needs sentencepiece ({error}): pip install "fabula[tokenizer]"') from None
+    except ImportError:
+        raise require_extra("sentencepiece", "tokenizer", "learning a unigram tokenizer") from None
 
     model = io.BytesIO()
     try:
