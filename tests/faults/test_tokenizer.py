@@ -16,7 +16,8 @@ import pytest
 from fabula.errors import DamagedError, InputError
 from fabula.generate.run import encode_prompt
 from fabula.tokenizer.base import FILE, Tokenizer, byte_of_letter
-from fabula.tokenizer.bpe import SMALLEST, without_endless, train_bpe
+from fabula.tokenizer.bpe import train_bpe, without_endless
+from fabula.tokenizer.forms import SMALLEST
 from fabula.tokenizer.run import TokenizerConfig, run
 from fabula.tokenizer.special import SPECIAL_TEXT
 from tests import tiny
@@ -236,7 +237,7 @@ def _change(data: Any, chance: random.Random) -> None:
 
 
 def load_mutated(folder: Path, cases: int, first: int = 0) -> None:
-    """Load them all, from the given one on; prints the number of files refused and the longest time. Runs as a process of its own."""
+    """Load them all; prints the number of files refused and the longest time. Runs as a process of its own."""
     source = (folder / FILE).read_bytes()
     right = Tokenizer.load(folder)
     text = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa! El niño <|endoftext|> y la  niña\r\n 🦊"
@@ -457,13 +458,13 @@ from fabula.tokenizer.bpe import train_bpe
 from fabula.tokenizer.characters import train_characters
 from fabula.tokenizer.unigram import train_unigram
 fables = [Fables(language, 0) for language in ("es", "en")]
-texts = [f[i].text for i in range(400) for f in fables]
+texts = [f[i].text for i in range(120) for f in fables]
 for made in (
     train_bpe(texts, 1200, exact=False),
     train_bpe(texts, 900, exact=False, pattern="spanish"),
     train_bpe(texts, 900, exact=False, boundary="superword"),
     train_bpe(texts, 900, exact=False, boundary="none"),
-    train_unigram(texts[:200], 600),
+    train_unigram(texts[:60], 500),
     train_characters(texts, 400, exact=False),
 ):
     ids = made.encode_batch(texts)

@@ -113,6 +113,22 @@ def test_transformers_reads_the_same(made: Tokenizer, tmp_path: Path) -> None:
         assert theirs.decode(made.encode(text), clean_up_tokenization_spaces=False) == text
 
 
+def test_it_is_exported_and_comes_back(made: Tokenizer, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from fabula.export import hf_tokenizer
+
+    for name, content in hf_tokenizer.files(made, 128).items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    end = made.special.end_of_document
+    for text in NASTY[1:]:
+        assert theirs.encode(text, split_special_tokens=True) == [end, *made.encode(text)]
+    assert theirs.eos_token_id == end
+    assert theirs.pad_token_id == made.special.padding
+    back = hf_tokenizer.read(tmp_path, {}, made.vocab_size)
+    assert back.fingerprint == made.fingerprint
+
+
 @pytest.mark.corpora
 def test_nasty_corpora_and_random_strings(made: Tokenizer, corpora: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
@@ -161,7 +177,7 @@ def test_both_libraries_agree_on_every_character(members: str) -> None:
 
 
 def test_a_tokenizer_of_before_is_what_it_was(tmp_path: Path) -> None:
-    """Those that `tokenizers` trained (until 0.5): the same file, fingerprint and ids, and the fast way after a look."""
+    """Those that `tokenizers` trained before: the same file, fingerprint and ids, and the fast way after a look."""
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()

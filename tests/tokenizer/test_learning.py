@@ -1,4 +1,4 @@
-"""What is learnt is what the readable reference learns, merge for merge, whatever learns it and on however many threads."""
+"""What is learnt is what the readable reference learns, merge for merge, whatever learns it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from fabula.errors import InputError, MachineError, Stopped
 from fabula.progress import StopFlag
 from fabula.tokenizer import cuts, forms, merging, reference
 from fabula.tokenizer.base import Tokenizer, byte_of_letter
-from fabula.tokenizer.bpe import SMALLEST, train_bpe
+from fabula.tokenizer.bpe import train_bpe
 from fabula.tokenizer.characters import byte_tokenizer, train_characters
+from fabula.tokenizer.forms import SMALLEST
 from fabula.tokenizer.ranks import by_bytes, pairs_of
 from fabula.tokenizer.run import TokenizerConfig, identity, run
 from fabula.tokenizer.unigram import train_unigram
@@ -110,7 +112,7 @@ def test_superwords(texts: list[str]) -> None:
         lines = [reference.encode(line, pairs[:number]) for line in pieces_of(texts, "lines")]
         counts: dict[tuple[int, int], int] = {}
         for ids in lines:
-            for pair in zip(ids, ids[1:], strict=False):
+            for pair in pairwise(ids):
                 counts[pair] = counts.get(pair, 0) + 1
         assert min(counts, key=lambda pair: (-counts[pair], pair)) == pairs[number]
         assert counts[pairs[number]] >= 2

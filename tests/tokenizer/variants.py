@@ -9,7 +9,7 @@ from fabula.tokenizer.bpe import train_bpe
 from fabula.tokenizer.characters import byte_tokenizer, train_characters
 from fabula.tokenizer.unigram import train_unigram
 
-# Words, runs, mixed scripts, both forms of an accent, numbers, odd spaces: every branch of every pattern is learnt from.
+# Words, runs, mixed scripts, both forms of an accent, numbers, odd spaces: every branch of every pattern.
 TEXTS = [
     "—¿Quieres dármelo, niña? —dijo el búho—. ¡Diciéndoselo en 1898, 12345 veces!\n\n  Y la zorra\tcalló…\r\n",
     "aaaa aaa abab ababab don't it's I'LL  (¡Él!) «sí» e\u0301l nin\u0303a \u00a0 \u2003x 漢字かな 🦊🦊 ١٢٣ ²³\n",

@@ -89,7 +89,7 @@ def tokenizer_train(
     out: Annotated[Path, Parameter(help="the folder to write")],
     vocab_size: Annotated[str, Parameter(help="tokens, or auto")] = "auto",
     kind: Annotated[str, Parameter(help="bpe, unigram, char or byte")] = "bpe",
-    boundary: Annotated[str, Parameter(help="bpe: word, superword (lines) or none: what merges may not cross")] = "word",
+    boundary: Annotated[str, Parameter(help="bpe: what merges may not cross: word, superword, none")] = "word",
     pattern: Annotated[str, Parameter(help="what a word is: gpt2, gpt4 or spanish")] = "gpt2",
     json: Json = False,
     settings: Settings = (),

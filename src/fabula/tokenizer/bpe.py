@@ -15,23 +15,25 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from fabula.errors import InputError
 from fabula.progress import Progress, Silent, StopFlag
-from fabula.tokenizer import cuts, forms, merging
+from fabula.tokenizer import cuts, forms
 from fabula.tokenizer.base import Tokenizer, encodable
 from fabula.tokenizer.forms import N_BYTES, SMALLEST
 from fabula.tokenizer.ranks import pairs_of
+
+if TYPE_CHECKING:
+    from fabula.tokenizer.merging import Ids
 
 # Learning within words takes a time in proportion to the square of the longest word: a MiB without a space would be an
 # hour. No word of a language comes near this length; what does (data in letters, rulers of dashes) is learnt in pieces.
 _LONGEST = 512
 _ENDLESS = re.compile(rf"(?<!\S)\S{{{_LONGEST + 1},}}|(?<!\s)\s{{{_LONGEST + 1},}}")
 
-# A pair of these two is the smallest of all. It is shown to rustbpe once and stands nowhere else (it is taken out of the
-# texts), so of all pairs that stand once it is learnt first: what comes after it stands only once too.
+# A pair of these two is the smallest of all. It is shown to rustbpe once and stands nowhere else (it is taken out of
+# the texts), so of all pairs that stand once it is learnt first: what comes after it stands only once too.
 _NUL = "\0"
 _END = 2 * _NUL.encode()
 
@@ -59,10 +61,11 @@ def train_bpe(
     check_size(vocab_size)
     most = vocab_size - SMALLEST
     texts = map(encodable, texts)
+    if boundary != "word":
+        from fabula.tokenizer import merging  # and numpy, which checking a recipe can do without
     with _Watch(progress, stop, 0 if boundary == "word" else most) as watch:
         if boundary == "none":
-            pieces = [text.encode("utf-8") for text in texts]
-            ids, lengths = np.frombuffer(b"".join(pieces), dtype=np.uint8), [*map(len, pieces)]
+            ids, lengths = _bytes(texts)
             pairs = merging.learn(ids, lengths, N_BYTES, most, watch.told)
         elif boundary == "superword":
             lines = [line for text in texts for line in re.findall(cuts.CUTS["lines"].pattern, text)]
@@ -108,8 +111,17 @@ def _within_words(texts: Iterable[str], most: int, pattern: str) -> list[bytes]:
     return tokens[: tokens.index(_END)] if _END in tokens else tokens
 
 
-def _encoded(lines: Sequence[str], tokens: Sequence[bytes]) -> tuple[merging.Ints, list[int]]:
+def _bytes(texts: Iterable[str]) -> tuple[Ids, list[int]]:
+    """The bytes of texts, and how many each has."""
+    import numpy as np
+
+    pieces = [text.encode("utf-8") for text in texts]
+    return np.frombuffer(b"".join(pieces), dtype=np.uint8), [*map(len, pieces)]
+
+
+def _encoded(lines: Sequence[str], tokens: Sequence[bytes]) -> tuple[Ids, list[int]]:
     """The ids of lines that are not cut any further, and how many each has."""
+    import numpy as np
     from tiktoken import Encoding
 
     ranks = {token: rank for rank, token in enumerate(tokens)}

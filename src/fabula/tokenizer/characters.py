@@ -15,8 +15,8 @@ from fabula.tokenizer.forms import SMALLEST
 def train_characters(texts: Iterable[str], vocab_size: int, exact: bool = True) -> Tokenizer:
     """The bytes and the most frequent characters of more than one byte, up to `vocab_size` tokens in all.
 
-    Characters that stand only once are left to their bytes, as are all that the texts do not have. Fewer characters than
-    asked for: InputError if `exact`, else a smaller vocabulary.
+    Characters that stand only once are left to their bytes, as are all that the texts do not have. Fewer characters
+    than asked for: InputError if `exact`, else a smaller vocabulary.
     """
     check_size(vocab_size)
     counts: Counter[str] = Counter()

@@ -6,7 +6,7 @@ at a few texts does not show. All are over bytes, so that there is no unknown te
 
     BPE              256 bytes and merges; pieces are words, lines or the whole document (`cuts.py`)
     byte             the same without a merge
-    char             256 bytes and whole characters; each character is a piece, taken whole where it is in the vocabulary
+    char             256 bytes and characters; each is a piece, taken whole where the vocabulary has it
     unigram          256 bytes and pieces with their log-probabilities (arXiv:1804.10959)
 """
 
@@ -27,7 +27,6 @@ N_BYTES = 256
 SMALLEST = N_BYTES + len(SPECIAL_TEXT)
 
 _SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-_DECODER = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 _BPE = {
     "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
     "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
@@ -56,62 +55,66 @@ def bpe(pairs: Iterable[tuple[int, int]], cut: cuts.Cut) -> Tokenizer:
     tokens = [_LETTERS[byte] for byte in range(N_BYTES)]
     merges = []
     for left, right in pairs:
-        merges.append([tokens[left], tokens[right]])
-        tokens.append(tokens[left] + tokens[right])
-    vocabulary = [*SPECIAL_TEXT.values(), *map(letters, BYTES), *tokens[N_BYTES:]]
-    model = {**_BPE, "ignore_merges": False, "vocab": _numbered(vocabulary), "merges": merges}
-    return _tokenizer(model, cut, first_special=0)
+        pair = tokens[left], tokens[right]
+        merges.append(pair)
+        tokens.append("".join(pair))
+    return _of_bytes(tokens[N_BYTES:], merges, cut, whole=False)
 
 
-def characters(learnt: Sequence[str]) -> Tokenizer:
+def characters(learnt: Iterable[str]) -> Tokenizer:
     """Special tokens, bytes and characters of more than one byte, in this order."""
     made = [letters(character.encode("utf-8")) for character in learnt]
-    vocabulary = [*SPECIAL_TEXT.values(), *map(letters, BYTES), *made]
-    model = {**_BPE, "ignore_merges": True, "vocab": _numbered(vocabulary), "merges": []}
-    return _tokenizer(model, cuts.CUTS["characters"], first_special=0)
+    return _of_bytes(made, [], cuts.CUTS["characters"], whole=True)
 
 
 def unigram(scored: Sequence[tuple[str, float]], cut: cuts.Cut) -> Tokenizer:
     """Pieces (in letters) with their log-probabilities, then the special tokens, which the model itself cannot make."""
-    model = {**_UNIGRAM, "vocab": [[piece, score] for piece, score in scored]}
-    return _tokenizer(model, cut, first_special=len(scored))
+    from tokenizers import models
 
-
-def _numbered(vocabulary: Sequence[str]) -> dict[str, int]:
-    return {token: number for number, token in enumerate(vocabulary)}
+    # The library reads numbers with few digits exactly; of others the last bit may change on the way through a file.
+    rounded = [(piece, round(score, 6)) for piece, score in scored]
+    return _tokenizer(models.Unigram(rounded, unk_id=None, byte_fallback=False), cut)
 
 
 def pre_tokenizer(cut: cuts.Cut) -> Any:
     """The library's pre-tokenizer of a cut: `pre_tokenize_str` gives the pieces of a text, in letters."""
-    return _backend({**_BPE, "ignore_merges": False, "vocab": {}, "merges": []}, cut, []).pre_tokenizer
+    return _frame(cut).pre_tokenizer
 
 
-def _tokenizer(model: dict[str, Any], cut: cuts.Cut, first_special: int) -> Tokenizer:
-    added = [{"id": first_special + i, "content": text, **_SPECIAL} for i, text in enumerate(SPECIAL_TEXT.values())]
-    return Tokenizer(_backend(model, cut, added))
+def _of_bytes(made: Sequence[str], merges: Sequence[tuple[str, str]], cut: cuts.Cut, whole: bool) -> Tokenizer:
+    from tokenizers import models
 
-
-def _backend(model: dict[str, Any], cut: cuts.Cut, added: list[dict[str, Any]]) -> Any:
-    from tokenizers import Tokenizer as Backend
-
-    data = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": cut.pre_tokenizer,
-        "post_processor": None,
-        "decoder": _DECODER,
-        "model": model,
-    }
-    text = json.dumps(data, ensure_ascii=False)
-    if len(text) > MAX_BYTES // 2:
+    size = sum(map(len, made)) * (2 if merges else 1)
+    if size > MAX_BYTES // 4:  # a letter takes up to two bytes, and merges spell every token once more
         raise InputError(
-            f"a vocabulary of {len(text) >> 20} MiB: the text repeats long parts of itself, which became tokens; drop "
+            f"a vocabulary of {size >> 20} MiB: the text repeats long parts of itself, which became tokens; drop "
             "repeated documents, or let merges end at words"
         )
-    return Backend.from_str(text)
+    vocabulary = [*SPECIAL_TEXT.values(), *map(letters, BYTES), *made]
+    numbers = {token: number for number, token in enumerate(vocabulary)}
+    return _tokenizer(models.BPE(vocab=numbers, merges=[*merges], ignore_merges=whole), cut)
+
+
+def _tokenizer(model: Any, cut: cuts.Cut) -> Tokenizer:
+    from tokenizers import AddedToken
+
+    backend = _frame(cut)
+    backend.model = model
+    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in SPECIAL_TEXT.values()])
+    return Tokenizer(backend)
+
+
+def _frame(cut: cuts.Cut) -> Any:
+    """The library's tokenizer with everything but a vocabulary."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders
+
+    model: dict[str, Any] = {**_BPE, "ignore_merges": False, "vocab": {}, "merges": []}
+    backend = Backend.from_str(
+        json.dumps({"version": "1.0", "added_tokens": [], "pre_tokenizer": cut.pre_tokenizer, "model": model})
+    )
+    backend.decoder = decoders.ByteLevel()
+    return backend
 
 
 # ---- recognising ------------------------------------------------------------------------------------------------

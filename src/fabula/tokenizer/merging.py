@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int32]
+Ids = npt.NDArray[np.int32] | npt.NDArray[np.uint8]
 Pair = tuple[int, int]
 
 # In a heap's entry: the count (turned round, so that the largest comes first), then the pair's two ids.
@@ -65,7 +66,7 @@ class _Places:
 
 
 def learn(
-    ids: Ints, lengths: Sequence[int], n_ids: int, most: int, told: Callable[[int], None] = lambda done: None
+    ids: Ids, lengths: Sequence[int], n_ids: int, most: int, told: Callable[[int], None] = lambda done: None
 ) -> list[Pair]:
     """Up to `most` merges of neighbours in pieces of those lengths; the i-th makes the id `n_ids + i`.
 
@@ -119,7 +120,7 @@ def learn(
 class _Text:
     """Ids and their neighbours. Place n is outside of every piece; an id that was joined to the one before is -1."""
 
-    def __init__(self, ids: Ints, lengths: Sequence[int]) -> None:
+    def __init__(self, ids: Ids, lengths: Sequence[int]) -> None:
         self.n = n = len(ids)
         self.ids = np.append(np.asarray(ids, dtype=np.int32), np.int32(-1))
         self.before = np.arange(-1, n, dtype=np.int32)

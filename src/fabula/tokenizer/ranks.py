@@ -28,8 +28,8 @@ Pair = tuple[int, int]
 def stands(left: int, right: int, parts: Mapping[int, Pair], made: Mapping[Pair, int]) -> bool:
     """Whether the cut between two tokens stays, when their bytes stand alone and all merges before both are applied.
 
-    `parts` has the two tokens behind each token that was merged, `made` is the same the other way round; the number of a
-    token is its rank. Time runs backwards here: the token beside the cut that was made last falls into its parts.
+    `parts` has the two tokens behind each token that was merged, `made` is the same the other way round; the number of
+    a token is its rank. Time runs backwards here: the token beside the cut that was made last falls into its parts.
     """
     end, closed = -1, False  # a merge over the cut counts up to this rank, which itself counts only if `closed`
     while True:
@@ -53,16 +53,20 @@ def pairs_of(tokens: Sequence[bytes], first: int) -> list[Pair]:
 
     ValueError when a token is not made of two before it.
     """
-    number = {token: place for place, token in enumerate(tokens)}
+    number = {token: place for place, token in enumerate(tokens[:first])}
+    find = number.get
     parts: dict[int, Pair] = {}
     made: dict[Pair, int] = {}
-    for place in range(first, len(tokens)):
-        token = tokens[place]
+    for place, token in enumerate(tokens[first:], first):
+        # Most right parts are short.
         for cut in range(len(token) - 1, 0, -1):
-            left = number.get(token[:cut], place)
-            if left < place and (right := number.get(token[cut:], place)) < place and stands(left, right, parts, made):
-                parts[place] = left, right
-                made[left, right] = place
+            left = find(token[:cut])
+            if left is None:
+                continue
+            right = find(token[cut:])
+            if right is not None and stands(left, right, parts, made):
+                parts[place] = pair = left, right
+                made[pair] = number[token] = place
                 break
         else:
             raise ValueError(f"token {place} ({token!r}) is not made of two tokens before it")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 Pair = tuple[int, int]
 
@@ -20,7 +21,7 @@ def learn(pieces: Iterable[bytes], most: int) -> list[Pair]:
     texts = [list(piece) for piece in pieces]
     merges: list[Pair] = []
     while len(merges) < most:
-        counts = Counter(pair for ids in texts for pair in zip(ids, ids[1:], strict=False))
+        counts = Counter(pair for ids in texts for pair in pairwise(ids))
         pair = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
         if pair is None or counts[pair] < 2:
             break

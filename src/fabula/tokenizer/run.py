@@ -12,9 +12,10 @@ from fabula.config import Data, setting, to_data
 from fabula.errors import InputError
 from fabula.progress import Progress, StopFlag
 from fabula.tokenizer.base import FILE, Tokenizer
-from fabula.tokenizer.bpe import SMALLEST, train_bpe
+from fabula.tokenizer.bpe import train_bpe
 from fabula.tokenizer.characters import byte_tokenizer, train_characters
 from fabula.tokenizer.cuts import Boundary, Pattern
+from fabula.tokenizer.forms import SMALLEST
 from fabula.tokenizer.unigram import train_unigram
 
 # Default vocabularies: the head's share of the work grows with the vocabulary, and a small text has few words to offer.
@@ -91,7 +92,7 @@ def run(
     progress: Progress | None = None,
     stop: StopFlag | None = None,
 ) -> TokenizerResult:
-    """Train on `texts` (already bounded by `sample_bytes`), or take what is at `path`; publish the tokenizer's folder."""
+    """Learn from `texts` (already bounded by `sample_bytes`), or take what is at `path`; publish the folder."""
     sample = [text for text in texts if text]
     if not sample:
         raise InputError("the tokenizer got no text: the corpus is empty")
