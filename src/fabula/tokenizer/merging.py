@@ -6,7 +6,7 @@ A merge touches only those. Counts are exact but lazy: a pair's count can only f
 too small; what comes to the top is counted anew, and goes back if it fell. (The result is `reference.learn`'s, merge
 for merge.)
 
-Memory: about 40 bytes for each id of the text at the peak (ids, two neighbours, places in order, and the sorting of the
+Memory: about 45 bytes for each id of the text at the peak (ids, two neighbours, places in order, and the sorting of the
 first pairs). Time: the sum of all pairs ever merged, and some 0.2 ms for each merge.
 """
 
@@ -76,11 +76,7 @@ def learn(
     if n_ids + most > _ID:
         raise ValueError(f"{n_ids + most} ids; at most {_ID}")
     text = _Text(ids, lengths)
-    key_of = np.multiply(text.ids[:-1], n_ids, dtype=np.int64)  # of the pair that begins at each place
-    key_of += text.ids[text.after]
-    at = np.flatnonzero(text.after < text.n).astype(np.int32)
-    first = _Places.of(_narrow(key_of[at], n_ids), at)
-    del key_of, at
+    first = text.pairs(n_ids)
     heap = [_entry(count, key // n_ids, key % n_ids) for key, count in _counts(first)]
     heapq.heapify(heap)
     # For each learnt id the pairs in which it stands on the right, and those in which it stands on the left.
@@ -131,6 +127,15 @@ class _Text:
             self.before[ends[:-1]] = n
             self.after[ends - 1] = n
 
+    def pairs(self, n_ids: int) -> _Places:
+        """Where every pair of ids (below `n_ids`) stands; its key is the left one times `n_ids` plus the right one."""
+        at = np.flatnonzero(self.after < self.n).astype(np.int32)
+        # Keys of two bytes are sorted by counting them.
+        keys = self.ids[at].astype(np.uint16 if n_ids <= 256 else np.int64)
+        keys *= keys.dtype.type(n_ids)
+        keys += self.ids[self.after[at]].astype(keys.dtype)
+        return _Places.of(keys, at)
+
     def still(self, places: Ints, a: int, b: int) -> Ints:
         """Those of the places where the pair still stands."""
         places = places[self.ids[places] == a]
@@ -168,7 +173,3 @@ def _counts(table: _Places) -> Iterator[tuple[int, int]]:
 def _entry(count: int, a: int, b: int) -> int:
     return (_MOST - count) << 2 * _ID_BITS | a << _ID_BITS | b
 
-
-def _narrow(keys: npt.NDArray[np.int64], n_ids: int) -> npt.NDArray[Any]:
-    """Keys in the fewest bytes: two of them are sorted by counting."""
-    return keys.astype(np.uint16) if n_ids <= 256 else keys

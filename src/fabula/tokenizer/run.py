@@ -116,7 +116,7 @@ def _made(
     if config.kind == "char":
         tokenizer = train_characters(sample, wanted, exact)
     elif config.kind == "unigram":
-        tokenizer = train_unigram(sample, wanted, exact, config.pattern)
+        tokenizer = train_unigram(sample, wanted, exact, config.pattern, progress)
     else:
         tokenizer = train_bpe(
             sample,

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from itertools import chain
 
 from fabula.errors import InputError, require_extra
+from fabula.progress import Progress, Silent
 from fabula.tokenizer import cuts, forms
 from fabula.tokenizer.base import Tokenizer, byte_of_letter, encodable
 from fabula.tokenizer.bpe import check_filled, check_size, without_endless
@@ -26,7 +27,11 @@ _STEP = 1.0
 
 
 def train_unigram(
-    texts: Iterable[str], vocab_size: int, exact: bool = True, pattern: cuts.Pattern = "gpt2"
+    texts: Iterable[str],
+    vocab_size: int,
+    exact: bool = True,
+    pattern: cuts.Pattern = "gpt2",
+    progress: Progress | None = None,
 ) -> Tokenizer:
     """A tokenizer of `vocab_size` tokens learnt from texts; fewer where they do not hold as many, unless `exact`."""
     check_size(vocab_size)
@@ -36,7 +41,11 @@ def train_unigram(
     missing = sorted(byte_of_letter().keys() - seen)
     wanted = vocab_size - len(SPECIAL_TEXT) - len(missing)
     # With no letter more than the text has there is nothing to learn; sentencepiece would have it the same way.
-    scored = _learn(counts, wanted) if wanted > len(seen) else _letters_alone(counts)
+    if wanted > len(seen):
+        with (Silent() if progress is None else progress).task("learning pieces", None, ""):
+            scored = _learn(counts, wanted)
+    else:
+        scored = _letters_alone(counts)
     lowest = min((score for _, score in scored), default=0.0)
     scored += [(letter, lowest - _STEP) for letter in missing]
     tokenizer = forms.unigram(scored, cut)
