@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,8 @@ from fabula.tokenizer.forms import SMALLEST
 from fabula.tokenizer.ranks import by_bytes, pairs_of
 from fabula.tokenizer.run import TokenizerConfig, identity, run
 from fabula.tokenizer.unigram import train_unigram
+
+Cli = Callable[..., tuple[int, str, str]]
 
 # Small alphabets: runs, periods and ties everywhere.
 PIECES = st.lists(
@@ -264,3 +267,37 @@ def test_without_sentencepiece(monkeypatch: pytest.MonkeyPatch, tiny_texts: list
 def test_sentencepiece_prints_nothing(tiny_texts: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     train_unigram(tiny_texts[:20], 400)
     assert capfd.readouterr() == ("", "")
+
+
+# ---- the command -------------------------------------------------------------------------------------------
+
+
+def test_the_command_learns_every_kind(cli: Cli, tiny_corpus: Path, tmp_path: Path) -> None:
+    for number, flags in enumerate(
+        (
+            ["--boundary", "none", "--vocab-size", "400"],
+            ["--boundary", "superword", "--pattern", "spanish", "--vocab-size", "400"],
+            ["--kind", "unigram", "--vocab-size", "400"],
+            ["--kind", "char"],
+            ["--kind", "byte"],
+            ["--tokenizer.path", "made-0"],
+        )
+    ):
+        code, out, err = cli("tokenizer", "train", tiny_corpus, "--out", f"made-{number}", "--json", *flags)
+        assert code == 0, err
+        loaded = Tokenizer.load(tmp_path / f"made-{number}")
+        assert json.loads(out)["fingerprint"] == loaded.fingerprint
+        assert loaded.decode(loaded.encode("¡Él, la zorra!\n")) == "¡Él, la zorra!\n"
+
+
+def test_the_command_says_what_does_not_go_together(cli: Cli, tiny_corpus: Path, tmp_path: Path) -> None:
+    for flags, said in (
+        (["--boundary", "words"], 'did you mean "word"?'),
+        (["--kind", "char", "--boundary", "none"], "which kind char has none of"),
+        (["--tokenizer.path", "nowhere"], "no tokenizer at nowhere"),
+        (["--tokenizer.path", "nowhere", "--vocab-size", "400"], "used as it is"),
+    ):
+        code, out, err = cli("tokenizer", "train", tiny_corpus, "--out", "made", *flags)
+        assert (code, out) == (2, "")
+        assert said in err
+    assert not (tmp_path / "made").exists()

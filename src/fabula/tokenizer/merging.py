@@ -131,7 +131,7 @@ class _Text:
         """Where every pair of ids (below `n_ids`) stands; its key is the left one times `n_ids` plus the right one."""
         at = np.flatnonzero(self.after < self.n).astype(np.int32)
         # Keys of two bytes are sorted by counting them.
-        keys = self.ids[at].astype(np.uint16 if n_ids <= 256 else np.int64)
+        keys: npt.NDArray[Any] = self.ids[at].astype(np.uint16 if n_ids <= 256 else np.int64)
         keys *= keys.dtype.type(n_ids)
         keys += self.ids[self.after[at]].astype(keys.dtype)
         return _Places.of(keys, at)
@@ -172,4 +172,3 @@ def _counts(table: _Places) -> Iterator[tuple[int, int]]:
 
 def _entry(count: int, a: int, b: int) -> int:
     return (_MOST - count) << 2 * _ID_BITS | a << _ID_BITS | b
-

@@ -93,7 +93,12 @@ def run(
     stop: StopFlag | None = None,
 ) -> TokenizerResult:
     """Learn from `texts` (already bounded by `sample_bytes`), or take what is at `path`; publish the folder."""
-    sample = [text for text in texts if text]
+    sample = []
+    for text in texts:
+        if stop is not None:
+            stop.check("reading text for the tokenizer")
+        if text:
+            sample.append(text)
     if not sample:
         raise InputError("the tokenizer got no text: the corpus is empty")
     tokenizer, rule = _made(config, sample, corpus_bytes, progress, stop)
