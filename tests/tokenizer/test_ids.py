@@ -237,7 +237,7 @@ def test_what_is_let_through_gives_the_same_ids(data: st.DataObject) -> None:
     encoder = fast.encoder(made)
     numbers = made["model"]["vocab"]
     pairs = [(numbers[a], numbers[b]) for a, b in merges]
-    assert (encoder is not None) == by_bytes(pairs, [numbers[a + b] for a, b in merges])
+    assert (encoder is None) == (by_bytes(pairs, [numbers[a + b] for a, b in merges]) is None)
     if encoder is None:
         return
     backend = Backend.from_str(json.dumps(made))
@@ -257,6 +257,31 @@ def test_runs_and_periods_have_the_references_ids(learnt_from: str, text: str) -
     encoder = quick(made)
     assert encoder is not None
     assert encoder.encode(text) == slow(made)(text) == [numbers[i] for i in reference.encode(text.encode(), merges)]
+
+
+@given(
+    st.text(alphabet="ab", min_size=2, max_size=80),
+    st.one_of(st.text(alphabet="ab", max_size=200), st.integers(0, 200).map(lambda n: "a" * n)),
+    st.integers(1, 9),
+)
+@settings(max_examples=300)
+def test_a_long_document_in_parts_has_the_ids_of_the_whole(learnt_from: str, text: str, part: int) -> None:
+    made = train_bpe([learnt_from], forms.SMALLEST + 30, exact=False, boundary="none")
+    encoder = quick(made)
+    if isinstance(encoder, fast._Merging):
+        encoder.part = part
+        assert encoder.encode(text) == slow(made)(text)
+        assert encoder.encode_batch([text, text[1:]], 2) == [slow(made)(text), slow(made)(text[1:])]
+
+
+def test_parts_of_a_text(tiny_texts: list[str]) -> None:
+    made = variants.make("none", tiny_texts)
+    encoder, text = quick(made), "\n".join([*tiny_texts, *NASTY])
+    assert isinstance(encoder, fast._Merging)
+    expected = slow(made)(text)
+    for part in (1, 2, 3, 7, 50, 1000):
+        encoder.part = part
+        assert encoder.encode(text) == expected
 
 
 def _changed(**parts: Any) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def test_what_is_learnt_may_be_found_by_its_bytes(texts: list[str], cut: str) ->
     tokens += [a + b for a, b in spelled(pairs)]
     assert len(set(tokens)) == len(tokens)
     assert pairs_of(tokens, 256) == pairs
-    assert by_bytes(pairs, range(256, len(tokens)))
+    assert by_bytes(pairs, range(256, len(tokens))) is not None
 
 
 def test_a_character_that_teaches_nothing() -> None:

@@ -13,12 +13,14 @@ from typing import Any, Protocol
 
 from fabula.tokenizer import cuts
 from fabula.tokenizer.base import byte_of_letter
-from fabula.tokenizer.ranks import by_bytes
+from fabula.tokenizer.ranks import Pair, by_bytes, stands
 
 # Where a pattern looks ahead, a long stretch of space is stepped through and its engine gives up at a million steps:
 # stretches that fill one of these blocks go to `tokenizers`.
 _BLOCK = 1 << 16
 _THREADS = 8
+# How often parts of a long text are joined anew before it is encoded as a whole.
+_ROUNDS = 6
 
 
 class Encoder(Protocol):
@@ -75,20 +77,28 @@ def _merging(
         made = [vocabulary[left + right] for left, right in merges]
     except KeyError:
         return None
-    if not by_bytes(pairs, made):
+    known = by_bytes(pairs, made)
+    if known is None:
         return None
     token_of = {number: token for token, number in vocabulary.items()}
     ranks = {bytes([byte]): vocabulary[letter] for letter, byte in letters.items()}
     ranks.update((_bytes(token_of[number], letters), number) for number in made)
-    return _Merging(ranks, cut)
+    return _Merging(ranks, cut, *known)
 
 
 class _Merging:
-    """tiktoken, given the tokens' bytes and their ids as ranks."""
+    """tiktoken, given the tokens' bytes and their ids as ranks.
 
-    def __init__(self, ranks: dict[bytes, int], cut: cuts.Cut) -> None:
+    Where a document is one piece, its time grows faster than its length (every place is kept in one heap). A long one
+    is encoded in parts; where the cut between two would not have stayed (`ranks.stands`), they are encoded as one.
+    """
+
+    part = 1 << 14
+
+    def __init__(self, ranks: dict[bytes, int], cut: cuts.Cut, parts: dict[int, Pair], made: dict[Pair, int]) -> None:
         from tiktoken import Encoding
 
+        self._uncut, self._parts, self._made = cut is cuts.CUTS["none"], parts, made
         self._looks_ahead = cut.looks_ahead
         self._encoding = Encoding("fabula", pat_str=cut.pattern, mergeable_ranks=ranks, special_tokens={})
 
@@ -98,12 +108,32 @@ class _Merging:
         return not any(text[start : start + _BLOCK].isspace() for start in range(0, len(text), _BLOCK))
 
     def encode(self, text: str) -> list[int]:
+        if not self._uncut or len(text) <= 2 * self.part:
+            return self._encoding.encode_ordinary(text)
+        texts = [text[start : start + self.part] for start in range(0, len(text), self.part)]
+        made = [self._encoding.encode_ordinary(part) for part in texts]
+        for _ in range(_ROUNDS):
+            joined = [[0]]
+            for number in range(1, len(texts)):
+                if stands(made[number - 1][-1], made[number][0], self._parts, self._made):
+                    joined.append([number])
+                else:
+                    joined[-1].append(number)
+            if len(joined) == len(texts):
+                return [number for ids in made for number in ids]
+            # What is joined may begin or end with other tokens than its parts: it is looked at again.
+            whole = ["".join(texts[i] for i in group) for group in joined]
+            made = [
+                made[group[0]] if len(group) == 1 else self._encoding.encode_ordinary(part)
+                for group, part in zip(joined, whole, strict=True)
+            ]
+            texts = whole
         return self._encoding.encode_ordinary(text)
 
     def encode_batch(self, texts: Sequence[str], threads: int | None) -> list[list[int]]:
         threads = min(threads or n_threads(), len(texts))
-        if threads <= 1:
-            return [self._encoding.encode_ordinary(text) for text in texts]
+        if threads <= 1 or (self._uncut and any(len(text) > 2 * self.part for text in texts)):
+            return [self.encode(text) for text in texts]
         return self._encoding.encode_ordinary_batch(list(texts), num_threads=threads)
 
 

@@ -26,15 +26,16 @@ Pair = tuple[int, int]
 
 
 def stands(left: int, right: int, parts: Mapping[int, Pair], made: Mapping[Pair, int]) -> bool:
-    """Whether the cut between two tokens stays, when their bytes stand alone and all merges before both are applied.
+    """Whether the cut between two tokens stays when the merges that there are go over the bytes of both.
 
+    So the ids of two texts, the first ending and the second beginning with these tokens, are those of the whole.
     `parts` has the two tokens behind each token that was merged, `made` is the same the other way round; the number of
     a token is its rank. Time runs backwards here: the token beside the cut that was made last falls into its parts.
     """
-    end, closed = -1, False  # a merge over the cut counts up to this rank, which itself counts only if `closed`
+    end, closed = 1 << 62, False  # a merge over the cut counts up to this rank, which itself counts only if `closed`
     while True:
-        merged = made.get((left, right), -1)
-        if merged >= 0 and end >= 0 and (merged < end or (closed and merged == end)):
+        merged = made.get((left, right))
+        if merged is not None and (merged < end or (closed and merged == end)):
             return False
         if left > right and left in parts:
             # x x | x: counted from the left, the merge that made the left token came first.
@@ -73,14 +74,17 @@ def pairs_of(tokens: Sequence[bytes], first: int) -> list[Pair]:
     return list(parts.values())
 
 
-def by_bytes(pairs: Sequence[Pair], numbers: Sequence[int]) -> bool:
-    """Whether an encoder may go by bytes: `pairs[i]` are the numbers of the two tokens merged into `numbers[i]`."""
+def by_bytes(pairs: Sequence[Pair], numbers: Sequence[int]) -> tuple[dict[int, Pair], dict[Pair, int]] | None:
+    """`parts` and `made` of merges that an encoder may find by bytes, None of others.
+
+    `pairs[i]` are the numbers of the two tokens that are merged into `numbers[i]`.
+    """
     parts: dict[int, Pair] = {}
     made: dict[Pair, int] = {}
     before = -1
     for pair, number in zip(pairs, numbers, strict=True):
         # Numbers that grow, and parts below what is made of them: so every token is made once, after its parts.
-        if number <= before or max(pair) >= number or pair in made or not stands(*pair, parts, made):
-            return False
+        if number <= before or max(pair) >= number or not stands(*pair, parts, made):
+            return None
         parts[number], made[pair], before = pair, number, number
-    return True
+    return parts, made
