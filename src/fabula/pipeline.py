@@ -269,7 +269,11 @@ class _Pipeline:
 
     def _tokenizer(self, corpus: Corpus) -> Tokenizer:
         key = storage.hash_data(
-            {"corpus": corpus.fingerprint(), "tokenizer": to_data(self.recipe.tokenizer), "format": 1}
+            {
+                "corpus": corpus.fingerprint(),
+                "tokenizer": tokenizer_stage.identity(self.recipe.tokenizer),
+                "format": 1,
+            }
         )
         if self.stages.is_done("tokenizer", key) and self._verified(self.folder.tokenizer):
             tokenizer = Tokenizer.load(self.folder.tokenizer)
@@ -285,7 +289,9 @@ class _Pipeline:
         settings = self.recipe.tokenizer
         total = corpus.training_bytes()
         with self.progress.task("learning the tokenizer", None, "") as _:
-            result = tokenizer_stage.run(settings, self._watched(corpus), total, self.folder.tokenizer)
+            result = tokenizer_stage.run(
+                settings, self._watched(corpus), total, self.folder.tokenizer, self.progress, self.stop
+            )
         if result.rule is not None:
             self.rules["tokenizer.vocab_size"] = result.rule
             self.progress.note(f"tokenizer.vocab_size: {result.rule}")

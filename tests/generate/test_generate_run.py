@@ -12,7 +12,8 @@ from fabula.errors import PromptError
 from fabula.generate.config import GenerateConfig
 from fabula.generate.run import encode_prompt, run, stream
 from fabula.tokenizer.base import Tokenizer
-from fabula.tokenizer.bpe import SMALLEST, train_bpe
+from fabula.tokenizer.bpe import train_bpe
+from fabula.tokenizer.forms import SMALLEST
 from tests.contracts.variants import config
 
 CPU = Device("cpu", "float32", 1, "test")

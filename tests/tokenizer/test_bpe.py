@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from fabula import storage
 from fabula.errors import DamagedError, InputError
 from fabula.tokenizer.base import FILE, Tokenizer, byte_of_letter
-from fabula.tokenizer.bpe import SMALLEST, train_bpe
+from fabula.tokenizer.bpe import train_bpe
+from fabula.tokenizer.forms import SMALLEST
 from fabula.tokenizer.run import TokenizerConfig, auto_vocab_size, measure, run
 from fabula.tokenizer.special import SPECIAL_TEXT, SpecialTokens
 

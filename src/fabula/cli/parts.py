@@ -43,8 +43,9 @@ def data_prepare(
     made = Corpus(loaded.corpus)
     with stop_on_signals() as stop, storage.lock(out):
         sample = made.sample(loaded.tokenizer.sample_bytes)
-        learnt = tokenizer_stage.run(loaded.tokenizer, sample, made.training_bytes(), out / "tokenizer")
-        stage.run(recipes.data_config(loaded), made, learnt.tokenizer, out / "data", console.Watcher(), stop)
+        size, watcher = made.training_bytes(), console.Watcher()
+        learnt = tokenizer_stage.run(loaded.tokenizer, sample, size, out / "tokenizer", watcher, stop)
+        stage.run(recipes.data_config(loaded), made, learnt.tokenizer, out / "data", watcher, stop)
     data_show(out, json=json)
 
 

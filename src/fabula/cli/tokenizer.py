@@ -45,20 +45,27 @@ def tokenizer_train(
     *,
     out: Annotated[Path, Parameter(help="the folder to write")],
     vocab_size: Annotated[str, Parameter(help="tokens, or auto")] = "auto",
+    kind: Annotated[str, Parameter(help="bpe, unigram, char or byte")] = "bpe",
+    boundary: Annotated[str, Parameter(help="bpe: what merges may not cross: word, superword, none")] = "word",
+    pattern: Annotated[str, Parameter(help="what a word is: gpt2, gpt4 or spanish")] = "gpt2",
     json: Json = False,
     settings: Settings = (),
 ) -> None:
-    """Learn a byte-level BPE tokenizer from a corpus."""
+    """Learn a tokenizer from a corpus: byte-level BPE, or another kind."""
     from fabula.corpus.run import Corpus
+    from fabula.progress import stop_on_signals
     from fabula.tokenizer import run as stage
     from fabula.tokenizer.base import FILE
 
-    given = [("corpus.source", source), ("tokenizer.vocab_size", vocab_size), *overrides.split(settings)]
-    recipe = section("tokenizer", given)
+    flags = {"vocab_size": vocab_size, "kind": kind, "boundary": boundary, "pattern": pattern}
+    given = [("corpus.source", source), *((f"tokenizer.{name}", value) for name, value in flags.items())]
+    recipe = section("tokenizer", [*given, *overrides.split(settings)])
     if out.is_dir() and any(out.iterdir()) and not (out / FILE).exists():
         raise InputError(f"{out}: a folder with other things in it would be replaced; name a new one")
     made = Corpus(recipe.corpus)
-    result = stage.run(recipe.tokenizer, made.sample(recipe.tokenizer.sample_bytes), made.training_bytes(), out)
+    sample, size = made.sample(recipe.tokenizer.sample_bytes), made.training_bytes()
+    with stop_on_signals() as stop:
+        result = stage.run(recipe.tokenizer, sample, size, out, console.Watcher(), stop)
     if json:
         console.out_json({"folder": str(out), **result.facts})
         return

@@ -176,6 +176,7 @@ def main(tokenizer_file: Path) -> None:
     sys.stdout = sys.stderr
     try:
         tokenizer = Tokenizer.load(tokenizer_file)
+        tokenizer.threads = 1  # there is a process for each core
     except FabulaError as error:
         write_frame(replies, json.dumps({"error": str(error)}).encode())
         return

@@ -16,7 +16,8 @@ from fabula.config import Data, dump_json
 from fabula.errors import DamagedError, InputError
 from fabula.export.hf import read_json
 from fabula.tokenizer import foreign
-from fabula.tokenizer.base import FILE, Tokenizer, is_native
+from fabula.tokenizer.base import FILE, Tokenizer
+from fabula.tokenizer.forms import is_native, n_ids
 from fabula.tokenizer.special import SPECIAL_TEXT
 
 _CONFIG = "tokenizer_config.json"
@@ -43,7 +44,7 @@ def read(folder: Path, theirs: Data, vocab_size: int, given: Path | None = None)
     data = read_json(file) or {}
     bare = {**data, "post_processor": None}
     if is_native(bare):
-        if len(data["model"]["vocab"]) == vocab_size:
+        if n_ids(data) == vocab_size:
             return _native(bare, file)
         roles: dict[str, str] = dict(SPECIAL_TEXT)
     else:

@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fabula import storage
 from fabula.errors import DamagedError, InputError
 from fabula.tokenizer.special import SPECIAL_TEXT, SpecialTokens
 
+if TYPE_CHECKING:
+    from fabula.tokenizer.fast import Encoder
+
 FILE = "tokenizer.json"
+
+# Characters that one tokenizer is asked for before its fast encoder is made.
+_MUCH = 1 << 16
 
 # Capitals, accents in both forms, ligatures, spaces, controls and specials: what a changed file loses first.
 _PROBE = "Él, e\u0301l  \t ﬁ² 漢字 🦊 \x00\x7f\r\n " + "".join(SPECIAL_TEXT.values()) + " Ωµ\u00a0 zas \n"
@@ -28,6 +35,11 @@ class Tokenizer:
     # How to write a conversation (Jinja), where the tokenizer says it; what a text loses on its way, if it does.
     chat_template: str | None = None
     changes: str | None = None
+    # Threads of a batch (None: one a core).
+    threads: int | None = None
+    # What does the work once there is much of it, and how much there was.
+    _encoder: Encoder | None = None
+    _seen = 0
 
     def __init__(self, backend: Any, origin: str = "tokenizer") -> None:
         # `backend` is a tokenizers.Tokenizer; its type is left open so that importing this module stays cheap.
@@ -39,8 +51,12 @@ class Tokenizer:
         self.special = SpecialTokens(**ids)
         self.vocab_size: int = backend.get_vocab_size()
         self._bytes = _token_bytes(backend, set(self.special.ids()), self.vocab_size, origin)
-        self.fingerprint = storage.hash_data(json.loads(backend.to_str()))
         self._check(origin)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of what the tokenizer is."""
+        return storage.hash_data(json.loads(self._backend.to_str()))
 
     def _hold(self, backend: Any) -> None:
         backend.encode_special_tokens = True
@@ -82,13 +98,29 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; never a special one."""
-        ids: list[int] = self._backend.encode(_encodable(text), add_special_tokens=False).ids
+        text = encodable(text)
+        encoder = self._fast(len(text))
+        if encoder is not None and encoder.takes(text):
+            return encoder.encode(text)
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of several texts, on all threads."""
-        encodings = self._backend.encode_batch_fast([_encodable(t) for t in texts], add_special_tokens=False)
-        return [e.ids for e in encodings]
+        texts = [encodable(text) for text in texts]
+        encoder = self._fast(sum(map(len, texts)))
+        if encoder is not None and all(map(encoder.takes, texts)):
+            return encoder.encode_batch(texts, self.threads)
+        return [e.ids for e in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _fast(self, characters: int) -> Encoder | None:
+        """The fast encoder, if there is one; made when there is so much to do that it is worth a tenth of a second."""
+        before, self._seen = self._seen, self._seen + characters
+        if before < _MUCH <= self._seen:
+            from fabula.tokenizer import fast
+
+            self._encoder = fast.encoder(json.loads(self._backend.to_str()))
+        return self._encoder
 
     def decode_bytes(self, ids: Iterable[int], specials: bool = False) -> bytes:
         """The bytes of ids; special ids vanish, or appear as their text with `specials`."""
@@ -110,7 +142,7 @@ class Tokenizer:
         return [len(b) for b in self._bytes]
 
 
-_MAX_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 
 
 def read(file: Path, make: Callable[[Any, Any], Tokenizer]) -> Tokenizer:
@@ -120,8 +152,8 @@ def read(file: Path, make: Callable[[Any, Any], Tokenizer]) -> Tokenizer:
     """
     from tokenizers import Tokenizer as Backend
 
-    if file.stat().st_size > _MAX_BYTES:
-        raise DamagedError(f"{file}: larger than {_MAX_BYTES >> 20} MiB; not a tokenizer of Fabula")
+    if file.stat().st_size > MAX_BYTES:
+        raise DamagedError(f"{file}: larger than {MAX_BYTES >> 20} MiB; not a tokenizer of Fabula")
     try:
         text = file.read_text(encoding="utf-8")
         return make(json.loads(text, object_pairs_hook=_once), lambda: Backend.from_str(text))
@@ -135,57 +167,10 @@ def read(file: Path, make: Callable[[Any, Any], Tokenizer]) -> Tokenizer:
 
 
 def _native(data: Any, backend: Any, origin: str) -> Tokenizer:
-    _check_parts(data, origin)
+    from fabula.tokenizer import forms
+
+    forms.check(data, origin)
     return Tokenizer(backend(), origin)
-
-
-def is_native(data: Any) -> bool:
-    """Whether the data of a tokenizer.json are those of a tokenizer of Fabula."""
-    try:
-        _check_parts(data, "")
-    except DamagedError:
-        return False
-    return all(any(t["content"] == text for t in data["added_tokens"]) for text in SPECIAL_TEXT.values())
-
-
-# The whole of a tokenizer of Fabula: what else a file may ask for (other patterns, which can take for ever on a text;
-# dropout; tokens that swallow the space around them) would break a promise that a look at a few texts does not show.
-_PARTS: dict[str, Any] = {
-    "normalizer": None,
-    "post_processor": None,
-    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
-    "decoder": {"type": "ByteLevel"},
-    "model": {
-        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-        "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-    },
-}  # fmt: skip
-_SPECIAL = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-
-
-def _check_parts(data: Any, origin: str) -> None:
-    """DamagedError for a file that asks for anything but byte-level BPE with Fabula's special tokens."""
-
-    def differ(name: str, found: Any, expected: Any) -> None:
-        if isinstance(expected, dict) and isinstance(found, dict):
-            for key, value in expected.items():
-                differ(f"{name}.{key}", found.get(key), value)
-        elif found != expected or type(found) is not type(expected):
-            shown = json.dumps(found, ensure_ascii=False)[:40]
-            raise DamagedError(f"{origin}: {name} is {shown}, not {json.dumps(expected)}; not a tokenizer of Fabula")
-
-    if not isinstance(data, dict) or not isinstance(data.get("added_tokens"), list):
-        raise DamagedError(f"{origin}: not a tokenizer of Fabula")
-    for name, expected in _PARTS.items():
-        differ(name, data.get(name), expected)
-    # With holes between the ids the library counts through them, up to four thousand million.
-    vocabulary = data["model"].get("vocab")
-    if not isinstance(vocabulary, dict) or set(vocabulary.values()) != set(range(len(vocabulary))):
-        raise DamagedError(f"{origin}: the ids of its tokens are not 0, 1, 2 and so on without a hole")
-    for index, token in enumerate(data["added_tokens"]):
-        differ(f"added_tokens[{index}]", token, _SPECIAL)
-        if token.get("content") not in SPECIAL_TEXT.values():
-            raise DamagedError(f"{origin}: added token {token.get('content')!r:.40} is none of Fabula's special tokens")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -197,18 +182,22 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _token_bytes(backend: Any, special: set[int], vocab_size: int, origin: str) -> list[bytes]:
-    to_byte = byte_of_letter()
-    table = []
-    for number in range(vocab_size):
-        token = backend.id_to_token(number)
-        if number in special:
-            table.append(b"")
-            continue
-        try:
-            table.append(bytes(to_byte[letter] for letter in token))
-        except (KeyError, TypeError):
-            raise DamagedError(f"{origin}: token {number} ({token!r}) is not byte-level") from None
+    letters = _Letters((ord(letter), byte) for letter, byte in byte_of_letter().items())
+    table = [b""] * vocab_size
+    for token, number in backend.get_vocab().items():
+        if number not in special:
+            try:
+                table[number] = token.translate(letters).encode("latin-1")
+            except UnicodeEncodeError:
+                raise DamagedError(f"{origin}: token {number} ({token!r}) is not byte-level") from None
     return table
+
+
+class _Letters(dict[int, int]):
+    """From letters to bytes; what is no letter becomes something that is no byte."""
+
+    def __missing__(self, letter: int) -> int:
+        return 0xFFFF
 
 
 def byte_of_letter() -> dict[str, int]:
@@ -223,7 +212,7 @@ def byte_of_letter() -> dict[str, int]:
     return table
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -8,29 +8,52 @@ from pathlib import Path
 from typing import Literal
 
 from fabula import storage
-from fabula.config import Data, setting
+from fabula.config import Data, setting, to_data
 from fabula.errors import InputError
+from fabula.progress import Progress, StopFlag
 from fabula.tokenizer.base import FILE, Tokenizer
-from fabula.tokenizer.bpe import SMALLEST, train_bpe
+from fabula.tokenizer.bpe import train_bpe
+from fabula.tokenizer.characters import byte_tokenizer, train_characters
+from fabula.tokenizer.cuts import Boundary, Pattern
+from fabula.tokenizer.forms import SMALLEST
+from fabula.tokenizer.unigram import train_unigram
 
 # Default vocabularies: the head's share of the work grows with the vocabulary, and a small text has few words to offer.
 _AUTO = ((2_000_000, 2048), (20_000_000, 4096))
 _AUTO_LARGEST = 8192
 
 
+# rustbpe counts in 31 bits; no pair stands more often than there are bytes.
+_MOST_SAMPLE = 2_000_000_000
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerConfig:
     """How text becomes ids."""
 
-    kind: Literal["bpe"] = setting("bpe", "byte-level BPE")
+    kind: Literal["bpe", "unigram", "char", "byte"] = setting("bpe", "all are over bytes: every text comes back")
     vocab_size: int | Literal["auto"] = setting("auto", "tokens; auto: 2,048 to 8,192 by the size of the corpus")
+    boundary: Boundary = setting("word", "bpe: what merges may not cross; superword: lines, after a stage within words")
+    pattern: Pattern = setting("gpt2", "what a word is, for bpe (but boundary none) and unigram")
+    word_share: float = setting(0.8, "superword: the share of the merges that is learnt within words")
     sample_bytes: int = setting(16_000_000, "most bytes of training text that the vocabulary is learnt from")
+    path: str = setting("", "a tokenizer's folder or tokenizer.json, to be used as it is; nothing is learnt")
 
     def __post_init__(self) -> None:
         if self.vocab_size != "auto" and self.vocab_size < SMALLEST:
             raise ValueError(f"vocab_size={self.vocab_size} must be at least {SMALLEST} (bytes and special tokens)")
-        if self.sample_bytes < 1:
-            raise ValueError(f"sample_bytes={self.sample_bytes} must be at least 1")
+        if not 1 <= self.sample_bytes <= _MOST_SAMPLE:
+            raise ValueError(f"sample_bytes={self.sample_bytes} must be at least 1 and at most {_MOST_SAMPLE:,}")
+        if not 0 <= self.word_share <= 1:
+            raise ValueError(f"word_share={self.word_share} must be between 0 and 1")
+        if self.path and (self.kind, self.vocab_size, self.boundary, self.pattern) != ("bpe", "auto", "word", "gpt2"):
+            raise ValueError(f"path={self.path!r} is used as it is: leave out kind, vocab_size, boundary and pattern")
+        if self.kind == "byte" and self.vocab_size not in ("auto", SMALLEST):
+            raise ValueError(f"vocab_size={self.vocab_size}: kind byte has {SMALLEST} tokens; leave it out")
+        if self.kind != "bpe" and self.boundary != "word":
+            raise ValueError(f"boundary={self.boundary} is for merges, which kind {self.kind} has none of")
+        if self.pattern != "gpt2" and (self.kind in ("char", "byte") or self.boundary == "none"):
+            raise ValueError(f"pattern={self.pattern} says what a word is, and nothing here is cut into words")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +72,70 @@ def auto_vocab_size(corpus_bytes: int) -> tuple[int, str]:
     return size, f"{size:,} tokens for a corpus of {corpus_bytes / 1e6:.1f} MB ({table}, then {_AUTO_LARGEST:,})"
 
 
-def run(config: TokenizerConfig, texts: Iterable[str], corpus_bytes: int, folder: Path) -> TokenizerResult:
-    """Train on `texts` (already bounded by `sample_bytes`) and publish the tokenizer's folder."""
-    wanted, rule = auto_vocab_size(corpus_bytes) if config.vocab_size == "auto" else (config.vocab_size, None)
-    sample = [text for text in texts if text]
+def identity(config: TokenizerConfig) -> Data:
+    """What, beside the corpus, decides which tokenizer is made.
+
+    Settings that came later count only where they are not at their default: older runs stay up to date.
+    """
+    later = {"boundary": "word", "pattern": "gpt2", "word_share": 0.8, "path": ""}
+    found = {name: value for name, value in to_data(config).items() if later.get(name) != value}
+    if config.boundary != "superword":
+        found.pop("word_share", None)
+    return {**found, "fingerprint": Tokenizer.load(Path(config.path)).fingerprint} if config.path else found
+
+
+def run(
+    config: TokenizerConfig,
+    texts: Iterable[str],
+    corpus_bytes: int,
+    folder: Path,
+    progress: Progress | None = None,
+    stop: StopFlag | None = None,
+) -> TokenizerResult:
+    """Learn from `texts` (already bounded by `sample_bytes`), or take what is at `path`; publish the folder."""
+    sample = []
+    for text in texts:
+        if stop is not None:
+            stop.check("reading text for the tokenizer")
+        if text:
+            sample.append(text)
     if not sample:
         raise InputError("the tokenizer got no text: the corpus is empty")
-    tokenizer = train_bpe(sample, wanted, exact=config.vocab_size != "auto")
-    if rule is not None and tokenizer.vocab_size < wanted:
-        rule += f"; the text repeats only enough for {tokenizer.vocab_size:,}"
+    tokenizer, rule = _made(config, sample, corpus_bytes, progress, stop)
     facts = measure(tokenizer, sample)
     with storage.publish(folder, {"kind": config.kind, **facts}) as building:
         tokenizer.save(building)
     return TokenizerResult(tokenizer, facts, rule)
+
+
+def _made(
+    config: TokenizerConfig, sample: list[str], corpus_bytes: int, progress: Progress | None, stop: StopFlag | None
+) -> tuple[Tokenizer, str | None]:
+    """The tokenizer, and why it has its size where the user did not say."""
+    if config.path:
+        return Tokenizer.load(Path(config.path)), None
+    if config.kind == "byte":
+        return byte_tokenizer(), None
+    wanted, rule = auto_vocab_size(corpus_bytes) if config.vocab_size == "auto" else (config.vocab_size, None)
+    exact = config.vocab_size != "auto"
+    if config.kind == "char":
+        tokenizer = train_characters(sample, wanted, exact)
+    elif config.kind == "unigram":
+        tokenizer = train_unigram(sample, wanted, exact, config.pattern, progress)
+    else:
+        tokenizer = train_bpe(
+            sample,
+            wanted,
+            exact,
+            boundary=config.boundary,
+            pattern=config.pattern,
+            word_share=config.word_share,
+            progress=progress,
+            stop=stop,
+        )
+    if rule is not None and tokenizer.vocab_size < wanted:
+        rule += f"; the text {'has' if config.kind == 'char' else 'repeats'} only enough for {tokenizer.vocab_size:,}"
+    return tokenizer, rule
 
 
 def measure(tokenizer: Tokenizer, texts: list[str], most: int = 2_000_000) -> Data:
@@ -82,4 +156,4 @@ def measure(tokenizer: Tokenizer, texts: list[str], most: int = 2_000_000) -> Da
     }
 
 
-__all__ = ["FILE", "TokenizerConfig", "TokenizerResult", "auto_vocab_size", "measure", "run"]
+__all__ = ["FILE", "TokenizerConfig", "TokenizerResult", "auto_vocab_size", "identity", "measure", "run"]
