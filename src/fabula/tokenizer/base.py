@@ -14,6 +14,7 @@ from typing import Any
 
 from fabula import storage
 from fabula.errors import DamagedError, InputError
+from fabula.tokenizer import conversation
 from fabula.tokenizer.special import SPECIAL_TEXT, SpecialTokens
 
 FILE = "tokenizer.json"
@@ -26,7 +27,7 @@ class Tokenizer:
     """A byte-level tokenizer with its special tokens and fingerprint."""
 
     # How to write a conversation (Jinja), where the tokenizer says it; what a text loses on its way, if it does.
-    chat_template: str | None = None
+    chat_template: str | None = conversation.DEFAULT
     changes: str | None = None
 
     def __init__(self, backend: Any, origin: str = "tokenizer") -> None:
@@ -78,7 +79,7 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """The text of `tokenizer.json`."""
-        return str(self._backend.to_str(pretty=True)) + "\n"
+        return str(self.shown().to_str(pretty=True)) + "\n"
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; never a special one."""
@@ -98,12 +99,25 @@ class Tokenizer:
                 raise InputError(f"id {number} is outside the vocabulary of {self.vocab_size}")
             parts.append(self._bytes[number])
             if specials and number in self.special.ids():
-                parts.append(str(self._backend.id_to_token(number)).encode("utf-8"))
+                parts.append(str(self.shown().id_to_token(number)).encode("utf-8"))
         return b"".join(parts)
 
     def decode(self, ids: Iterable[int], specials: bool = False) -> str:
         """The text of ids. `decode(encode(s)) == s` for every s; bytes that form no character become U+FFFD."""
         return self.decode_bytes(ids, specials).decode("utf-8", errors="replace")
+
+    def shown(self) -> Any:
+        """The library's tokenizer as the file has it; `encode` may use one that is safer or faster."""
+        return self._backend
+
+    @property
+    def controls(self) -> frozenset[int]:
+        """The ids that no text gives: only templates and the ends of documents insert them."""
+        return frozenset(self.special.ids())
+
+    def control_texts(self) -> dict[str, int]:
+        """The control tokens: what other tools show for them, and the id."""
+        return {str(self.shown().id_to_token(number)): number for number in sorted(self.controls)}
 
     def byte_lengths(self) -> list[int]:
         """Bytes of text behind each id; 0 for special ids."""

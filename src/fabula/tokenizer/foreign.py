@@ -44,7 +44,6 @@ class ForeignTokenizer(Tokenizer):
     """A tokenizer of another house, with its own special tokens."""
 
     def __init__(self, backend: Any, special: Special, origin: str = "tokenizer") -> None:
-        self._hold(backend)
         self.given = special
         self.chat_template = special.chat_template
         data = json.loads(backend.to_str())
@@ -65,15 +64,20 @@ class ForeignTokenizer(Tokenizer):
         self.special = SpecialTokens(**ids)
         self.vocab_size = special.vocab_size
         self.form = form
-        self.controls = controls
+        self._controls = frozenset(controls)
+        self._shown = backend
+        self._hold(backend if form.pairs else _hidden(data, self._controls | {form.unknown}))
         self._bytes = _table(data, backend, controls, special.vocab_size, form, origin)
         self.changes = "; ".join(form.changes) or None
         self.fingerprint = storage.hash_data({"tokenizer": data, "special": special.to_data()})
         self._check(origin)
 
-    def control_texts(self) -> dict[str, int]:
-        """The control tokens: text and id. Only templates and the ends of documents insert them."""
-        return {str(self._backend.id_to_token(number)): number for number in sorted(self.controls)}
+    def shown(self) -> Any:
+        return self._shown
+
+    @property
+    def controls(self) -> frozenset[int]:
+        return self._controls
 
     def decode(self, ids: Iterable[int], specials: bool = False) -> str:
         """The text of ids, without the space that was read before it."""
@@ -82,7 +86,7 @@ class ForeignTokenizer(Tokenizer):
 
     def reading(self, text: str) -> str:
         """A text as this tokenizer reads it: what `decode(encode(text))` is, where it has a token for everything."""
-        backend = self._backend
+        backend = self._shown
         if backend.normalizer is not None:
             text = backend.normalizer.normalize_str(text)
         if self.form.over_bytes:
@@ -108,6 +112,23 @@ class ForeignTokenizer(Tokenizer):
         """Write `tokenizer.json` and `special.json` into a folder."""
         super().save(folder)
         storage.write_json(folder / FILE, self.given.to_data())
+
+
+def _hidden(data: Data, controls: frozenset[int | None]) -> Any:
+    """A unigram model in which no text meets a control token, nor the token for what is unknown.
+
+    The library looks for every piece of the vocabulary, these too. A piece with a space in it is never found: spaces
+    have become U+2581 before the model sees them.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    vocabulary = [
+        [f"{text} {number}" if number in controls else text, score]
+        for number, (text, score) in enumerate(data["model"]["vocab"])
+    ]
+    words = [token for token in data["added_tokens"] if not token["special"]]
+    hidden = {**data, "model": {**data["model"], "vocab": vocabulary}, "added_tokens": words, "post_processor": None}
+    return Backend.from_str(json.dumps(hidden, ensure_ascii=False))
 
 
 def load(file: Path) -> ForeignTokenizer:

@@ -39,12 +39,15 @@ FROM_SPACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 PREPEND = {"type": "Prepend", "prepend": SPACE}
-ENDS = {"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""}
+ONE_SPACE = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+AT_BEGIN = {"type": "Replace", "pattern": {"Regex": r"\A +"}, "content": ""}
+AT_END = {"type": "Replace", "pattern": {"Regex": rf"{SPACE}+\z"}, "content": ""}
 # The patterns of normalizers that are known, and what they do to a text.
 _REPLACED = {
-    ('{"Regex": " {2,}"}', " "): "runs of spaces become one",
-    ('{"Regex": " {2,}"}', SPACE): "runs of spaces become one",
-    (json.dumps(ENDS["pattern"]), ""): "spaces at both ends are dropped",
+    (json.dumps(ONE_SPACE["pattern"]), " "): "runs of spaces become one",
+    (json.dumps(ONE_SPACE["pattern"]), SPACE): "runs of spaces become one",
+    (json.dumps(AT_BEGIN["pattern"]), ""): "spaces at both ends are dropped",
+    (json.dumps(AT_END["pattern"]), ""): "spaces at both ends are dropped",
     ('{"String": "``"}', '"'): "`` becomes a quotation mark",
     ('{"String": "\'\'"}', '"'): "'' becomes a quotation mark",
     (json.dumps(FROM_SPACE["pattern"]), SPACE): None,
@@ -65,6 +68,7 @@ _CHANGED = {
 class Form:
     """How a tokenizer that is held reads and writes texts."""
 
+    pairs: bool  # byte-pair encoding, or a unigram model
     over_bytes: bool
     byte_fallback: bool
     # A space is read before every text, and taken off again.
@@ -94,21 +98,25 @@ def examine(data: Any) -> Form | list[str]:
 
 def _pairs(data: Data) -> Form | list[str]:
     model, problems = data["model"], []
-    over_bytes = not model.get("byte_fallback")
+    over_bytes = _is(data.get("decoder"), "ByteLevel")
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name) not in (None, "", 0):
             problems.append(f"model.{name} is {short(model[name])}")
     if not over_bytes:
-        form = _over_characters(data, byte_fallback=True, unknown=None)
+        byte_fallback = model.get("byte_fallback") is True
+        unknown = None if byte_fallback else model["vocab"].get(model.get("unk_token"))
+        if not byte_fallback and unknown is None:
+            problems.append("it has no token for characters that it does not know")
+        form = _over_characters(data, True, byte_fallback, unknown)
         return problems + form if isinstance(form, list) else problems or form
+    if model.get("byte_fallback"):
+        problems.append("model.byte_fallback beside a decoder of bytes")
     normalizer = data.get("normalizer")
     if normalizer not in (None, {"type": "NFC"}):
         problems.append(f"normalizer {short(normalizer)}")
     problems += _cutting(data.get("pre_tokenizer"))
-    if not _is(data.get("decoder"), "ByteLevel"):
-        problems.append(f"decoder {short(data.get('decoder'))}")
     changes = (_CHANGED["NFC"],) if normalizer else ()
-    return problems or Form(True, False, False, changes, None)
+    return problems or Form(True, True, False, False, changes, None)
 
 
 def _cutting(part: Any) -> list[str]:
@@ -146,10 +154,12 @@ def _unigram(data: Data) -> Form | list[str]:
         score = row[1]
         if type(score) not in (int, float) or not math.isfinite(score) or abs(score) > 1e6:
             return [f"the score of {row[0]!r:.40} is {short(score)}"]
-    return _over_characters(data, byte_fallback, None if byte_fallback else unknown)
+    if any(not token.get("special") for token in data["added_tokens"]):
+        return ["tokens of text that were added to a unigram model"]
+    return _over_characters(data, False, byte_fallback, None if byte_fallback else unknown)
 
 
-def _over_characters(data: Data, byte_fallback: bool, unknown: int | None) -> Form | list[str]:
+def _over_characters(data: Data, pairs: bool, byte_fallback: bool, unknown: int | None) -> Form | list[str]:
     problems: list[str] = []
     steps, changes, prefix = _steps(data.get("normalizer"), "normalizers"), [], False
     marks = False
@@ -190,7 +200,7 @@ def _over_characters(data: Data, byte_fallback: bool, unknown: int | None) -> Fo
     changes.append(f"{SPACE} (U+2581) is read as a space")
     if unknown is not None:
         changes.append("characters that it has no token for become unknown")
-    return problems or Form(False, byte_fallback, prefix, tuple(changes), unknown)
+    return problems or Form(pairs, False, byte_fallback, prefix, tuple(changes), unknown)
 
 
 def _normalizing(step: Any) -> tuple[bool, str | None]:
