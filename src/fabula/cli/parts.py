@@ -18,6 +18,10 @@ corpus = App(name="corpus")
 tokenizer = App(name="tokenizer")
 data = App(name="data")
 model = App(name="model")
+tokenizer.command(
+    "fabula.cli.tokenizer_import:tokenizer_import", name="import", help="Take a tokenizer from elsewhere."
+)
+tokenizer.command("fabula.cli.tokenizer_chat:tokenizer_chat", name="chat", help="Show a conversation as ids.")
 model.command("fabula.cli.masks:masks", name="masks", help="Draw who may see whom.")
 
 Source = Annotated[str, Parameter(help="fables:es, fables:en, a file, a folder, a pattern or hf:owner/name")]

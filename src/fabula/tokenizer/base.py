@@ -94,11 +94,12 @@ class Tokenizer:
     def decode_bytes(self, ids: Iterable[int], specials: bool = False) -> bytes:
         """The bytes of ids; special ids vanish, or appear as their text with `specials`."""
         parts = []
+        controls = self.controls if specials else frozenset()
         for number in ids:
             if not 0 <= number < self.vocab_size:
                 raise InputError(f"id {number} is outside the vocabulary of {self.vocab_size}")
             parts.append(self._bytes[number])
-            if specials and number in self.special.ids():
+            if number in controls:
                 parts.append(str(self.shown().id_to_token(number)).encode("utf-8"))
         return b"".join(parts)
 

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fabula import storage
 from fabula.config import Data
@@ -157,12 +157,20 @@ def of_text(text: str, special: Special, origin: str) -> ForeignTokenizer:
     """As `take`, of the text of a `tokenizer.json` that lies in no file yet."""
     from tokenizers import Tokenizer as Backend
 
+    return guarded(lambda: _sound(json.loads(text), lambda: Backend.from_str(text), special, origin), origin)
+
+
+_Made = TypeVar("_Made")
+
+
+def guarded(make: Callable[[], _Made], origin: str) -> _Made:
+    """What `make` makes of a file; DamagedError for whatever it raises, also a panic of the Rust side."""
     try:
-        return _sound(json.loads(text), lambda: Backend.from_str(text), special, origin)
+        return make()
     except (DamagedError, InputError):
         raise
     except BaseException as error:
-        # As in `base.read`: the Rust side panics with an exception outside the tree of Exception.
+        # As in `base.read`: a panic is an exception outside the tree of Exception.
         if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
             raise
         said = (str(error).splitlines() or [type(error).__name__])[0]

@@ -76,6 +76,11 @@ class Form:
     changes: tuple[str, ...]
     unknown: int | None  # the id of what it has no token for; None: there is nothing such
 
+    @property
+    def bytes_by_name(self) -> bool:
+        """Whether `<0x0A>` in a text is the token of that byte: a unigram model looks for every piece it has."""
+        return not self.pairs and self.byte_fallback
+
 
 def examine(data: Any) -> Form | list[str]:
     """How a `tokenizer.json` reads texts, or what it asks for that cannot be held exactly."""
@@ -198,6 +203,8 @@ def _over_characters(data: Data, pairs: bool, byte_fallback: bool, unknown: int 
         problems.append("tokens of text that were added, and a space that is put before what stands between them")
     problems += _decoding(data.get("decoder"), byte_fallback, prefix)
     changes.append(f"{SPACE} (U+2581) is read as a space")
+    if byte_fallback and not pairs:
+        changes.append("<0x0A> and the like are read as bytes")
     if unknown is not None:
         changes.append("characters that it has no token for become unknown")
     return problems or Form(pairs, False, byte_fallback, prefix, tuple(changes), unknown)

@@ -7,14 +7,16 @@ and random texts; one difference refuses it. What a tokenizer changes in a text,
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fabula import storage
 from fabula.config import Data
 from fabula.errors import DamagedError, InputError, nearest
-from fabula.tokenizer import foreign, ranks, trials
-from fabula.tokenizer.base import FILE, Tokenizer
+from fabula.tokenizer import conversation, foreign, ranks, trials
+from fabula.tokenizer.base import FILE, Tokenizer, is_native
 from fabula.tokenizer.foreign import ForeignTokenizer
 from fabula.tokenizer.ranks import Made
 
@@ -25,6 +27,10 @@ FORMATS = {
     "sentencepiece": "a .model file of SentencePiece",
     "alexandria": "the JSON of Alexandria, with vocab_str and merges",
 }
+
+
+# How a byte is named in a vocabulary over characters.
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ def bring(path: Path, format: str = "auto", pattern: str | None = None, end: str
         made = ranks.tiktoken_ranks(path, pattern, end)
     else:
         made = ranks.alexandria(_file(path, "*.json"), end)
-    return compared(made, path, kind)
+    return _own(made, path) or compared(made, path, kind)
 
 
 def write(made: Imported, folder: Path) -> None:
@@ -125,20 +131,49 @@ def _formats() -> str:
     return "; or ".join(f"{text} ({name})" for name, text in FORMATS.items())
 
 
+def _own(made: Made, origin: Path) -> Imported | None:
+    """A tokenizer of Fabula's that went to another tool and comes back; None when it is another's."""
+    from tokenizers import Tokenizer as Backend
+
+    if not is_native(made.data) or made.special.chat_template not in (None, conversation.DEFAULT):
+        return None
+    text = json.dumps(made.data, ensure_ascii=False)
+    tokenizer = foreign.guarded(lambda: Tokenizer(Backend.from_str(text), str(origin)), str(origin))
+    texts = [*trials.ordinary(), *trials.nasty()]
+    for text, mine, theirs in trials.differing(texts, tokenizer.encode, made.reference):
+        raise DamagedError(f"{origin}: {text!r:.60} has the ids {theirs[:12]} with {made.library}, {mine[:12]} here")
+    return Imported(tokenizer, "huggingface", made.library, len(texts), ["it is one of Fabula's own"])
+
+
 def compared(made: Made, origin: Path, kind: str) -> Imported:
     """The tokenizer of a `tokenizer.json` in the making, once its ids are those of the tool that it comes from."""
-    text = json.dumps(made.data, ensure_ascii=False)
-    tokenizer = foreign.of_text(text, made.special, str(origin))
+    tokenizer = foreign.of_text(json.dumps(made.data, ensure_ascii=False), made.special, str(origin))
     ordinary, nasty = trials.ordinary(), trials.nasty()
+    if tokenizer.form.bytes_by_name:
+        nasty = [text for text in nasty if not _BYTE.search(text)]
+    notes, otherwise = list(made.notes), []
     for texts in (ordinary, nasty):
         for text, mine, theirs in trials.differing(texts, tokenizer.encode, made.reference):
+            if texts is nasty and made.normalize is not None and _read_otherwise(tokenizer, made.normalize, text):
+                otherwise.append(text)
+                continue
             raise DamagedError(
                 f"{origin}: cannot be held exactly: {text!r:.60} has the ids {theirs[:12]} with {made.library}, "
                 f"{mine[:12]} here"
             )
+    if otherwise:
+        notes.append(
+            f"{len(otherwise)} of {len(nasty)} nasty texts are read otherwise than by {made.library} before they are "
+            f"cut, as tokenizers and transformers do: {min(otherwise, key=len)!r:.40}"
+        )
     _round_trips(tokenizer, [*ordinary, *nasty], origin)
     _no_control_from_text(tokenizer, origin)
-    return Imported(tokenizer, kind, made.library, len(ordinary) + len(nasty), made.notes)
+    return Imported(tokenizer, kind, made.library, len(ordinary) + len(nasty) - len(otherwise), notes)
+
+
+def _read_otherwise(tokenizer: ForeignTokenizer, normalize: Callable[[str], str], text: str) -> bool:
+    """Whether the other tool changes a text to something else before it cuts it: then only the table differs."""
+    return normalize(text) != tokenizer.shown().normalizer.normalize_str(text)
 
 
 def _round_trips(tokenizer: ForeignTokenizer, texts: list[str], origin: Path) -> None:

@@ -131,7 +131,9 @@ def gpt2(folder: Path, end: str | None = None) -> Made:
     end = _end(end, controls, vocab, folder)
     pairs = [pair for _, pair in merges]
     special = {**controls, end: vocab.get(end, len(vocab))}
-    notes = [f"{len(controls)} tokens that no merge makes are control tokens: {_listed(controls)}"] if controls else []
+    notes = []
+    if set(controls) - {end}:
+        notes.append(f"control tokens, since no merge makes them: {_listed(controls)}")
     data = _byte_level(vocab, pairs, special, {"type": "ByteLevel", "use_regex": True})
     return Made(data, Special({"end_of_document": end}, _size(data)), _tiktoken_of(made, vocab), "tiktoken", notes)
 
@@ -270,7 +272,7 @@ def alexandria(file: Path, end: str | None = None) -> Made:
     texts, given = data.get("vocab_str"), data.get("merges")
     if not isinstance(texts, dict) or not isinstance(given, dict):
         raise DamagedError(f"{file}: no vocab_str and merges; not a tokenizer of Alexandria")
-    controls = {}
+    controls: dict[str, int] = {}
     for number in range(256, 256 + 16):
         name = texts.get(str(number))
         if not isinstance(name, str) or not _CONTROL.fullmatch(name):

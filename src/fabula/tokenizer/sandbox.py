@@ -100,7 +100,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     def __init__(self, date: datetime.date | None) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, LoopControlExtension])
         self.own = own
-        self.concat = _concat  # type: ignore[assignment]
+        self.concat = _concat  # type: ignore[method-assign]
         self.filters |= {"tojson": _tojson, "join": _join, "safe": lambda text: text}
         for name in ("random", "pprint"):
             del self.filters[name]
@@ -108,6 +108,11 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.globals |= {"raise_exception": _refuse, "range": _range, "namespace": _Names, "dict": _Dict()}
         if date is not None:
             self.globals["strftime_now"] = lambda form: date.strftime(str(form))
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if attribute.startswith("_") and not (isinstance(obj, dict) and attribute in obj):
+            return self.unsafe_undefined(obj, attribute)
+        return super().getattr(obj, attribute)
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
         """What reaches for the inside of an object is stopped at once, not when it is used."""
