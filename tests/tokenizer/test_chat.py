@@ -251,7 +251,7 @@ KEPT = [
 @pytest.mark.parametrize("operation", KEPT)
 def test_the_templates_own_text_stays_its_own(operation: str, tiny_tokenizer: Tokenizer) -> None:
     """Where Jinja computes it beforehand, and where it cannot."""
-    later = "{% set o = messages[0].name %}{{ " + re.sub("'([^']*)'", r"(o ~ '\\1')", operation) + " }}"
+    later = "{% set o = messages[0].name %}{{ " + re.sub("'([^']*)'", r"(o ~ '\1')", operation) + " }}"
     for source in ("{{ " + operation + " }}", later):
         made = ChatTemplate(source, tiny_tokenizer).render([{"role": "user", "content": "x", "name": ""}])
         assert made.ids == [tiny_tokenizer.special.user], source
