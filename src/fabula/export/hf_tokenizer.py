@@ -52,7 +52,7 @@ def _without(place: Path) -> str:
     if others:
         return (
             f"no {FILE}, only {', '.join(others)}; AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) of "
-            "transformers writes one"
+            "transformers writes one; or `fabula tokenizer import` makes one, to be named with --tokenizer"
         )
     return f"no {FILE}; name the model's tokenizer: --tokenizer PATH"
 

@@ -116,7 +116,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
         """What reaches for the inside of an object is stopped at once, not when it is used."""
-        raise jinja2.exceptions.SecurityError(f"access to {attribute!r} of a {type(obj).__name__} is not allowed")
+        kind = "text" if isinstance(obj, str) else type(obj).__name__
+        raise jinja2.exceptions.SecurityError(f"access to {attribute!r} of a {kind} is not allowed")
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Products that would fill the memory are stopped."""
