@@ -443,7 +443,7 @@ def test_the_surface_is_what_it_was() -> None:
     subs = {v: {n for n in app[v] if not n.startswith("-")} for v in ("corpus", "tokenizer", "data", "model")}
     assert subs == {
         "corpus": {"show", "write"},
-        "tokenizer": {"train", "view"},
+        "tokenizer": {"chat", "import", "train", "view"},
         "data": {"prepare", "show"},
         "model": {"list", "masks", "show"},
     }

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fabula.errors import DamagedError
-from fabula.tokenizer import foreign, forms
+from fabula.tokenizer import foreign, foreign_forms
 from fabula.tokenizer.base import FILE, Tokenizer
 from fabula.tokenizer.foreign import PATTERNS, ForeignTokenizer, Special
 from tests.faults.test_tokenizer import any_text
@@ -97,8 +97,8 @@ def gemma(texts: list[str]) -> dict[str, Any]:
     backend.add_tokens([AddedToken("\n\n", normalized=False)])
     backend.add_special_tokens(["<image>"])
     data: dict[str, Any] = json.loads(backend.to_str())
-    decoding = {"type": "Sequence", "decoders": [forms.TO_SPACE, {"type": "ByteFallback"}, {"type": "Fuse"}]}
-    data["normalizer"], data["pre_tokenizer"] = forms.FROM_SPACE, forms.AT_SPACES
+    decoding = {"type": "Sequence", "decoders": [foreign_forms.TO_SPACE, {"type": "ByteFallback"}, {"type": "Fuse"}]}
+    data["normalizer"], data["pre_tokenizer"] = foreign_forms.FROM_SPACE, foreign_forms.AT_SPACES
     data["decoder"] = decoding
     return data
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fabula.errors import DamagedError, InputError
-from fabula.tokenizer import imports, ranks, trials
+from fabula.tokenizer import foreign_files, imports, trials
 from fabula.tokenizer.base import FILE, Tokenizer, byte_of_letter
 from fabula.tokenizer.foreign import ForeignTokenizer
 from tests.tokenizer.test_foreign import byte_level
@@ -217,7 +217,7 @@ def test_holes_among_ranks_are_reserved(tmp_path: Path, tiny_texts: list[str]) -
 
 @pytest.mark.corpora
 def test_the_published_size_gets_the_published_end(corpora: Path, tmp_path: Path) -> None:
-    made = ranks.gpt2(corpora / "gpt2")
+    made = foreign_files.gpt2(corpora / "gpt2")
     letters = byte_of_letter()
     vocab = made.data["model"]["vocab"]
     lines = [
@@ -281,7 +281,7 @@ def test_alexandria(tmp_path: Path, tiny_texts: list[str]) -> None:
     assert tokenizer.special.padding == 258
     rules = {tuple(json.loads(f"[{key[1:-1]}]")): number for key, number in data["merges"].items()}
     for text in (*trials.nasty(3, 60), *tiny_texts[:3]):
-        assert tokenizer.encode(text) == ranks.lowest_first(text, rules)  # type: ignore[arg-type]
+        assert tokenizer.encode(text) == foreign_files.lowest_first(text, rules)  # type: ignore[arg-type]
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert any(" " in tokenizer.decode([n]).strip() for n in range(259, tokenizer.vocab_size))
     imports.write(made, tmp_path / "out")
@@ -462,7 +462,7 @@ def test_a_difference_refuses_the_import(
     """The comparison can fail: another pattern than the tool's gives other ids somewhere."""
     write_gpt2(tmp_path, tiny_texts)
     other = r"(?s:.)"  # no merges at all
-    named = ranks.NAMED["gpt2"]
-    monkeypatch.setitem(ranks.NAMED, "gpt2", ranks._Rank(other, named.ours, named.size, named.controls))
+    named = foreign_files.NAMED["gpt2"]
+    monkeypatch.setitem(foreign_files.NAMED, "gpt2", foreign_files._Rank(other, named.ours, named.size, named.controls))
     with pytest.raises(DamagedError, match=r"cannot be held exactly: .* has the ids .* with tiktoken"):
         imports.bring(tmp_path)

@@ -12,7 +12,7 @@ import pytest
 
 from fabula.errors import DamagedError
 from fabula.export import hf_tokenizer
-from fabula.tokenizer import charsmap, forms, imports, trials
+from fabula.tokenizer import charsmap, foreign_forms, imports, trials
 from fabula.tokenizer.base import FILE, Tokenizer
 from fabula.tokenizer.foreign import ForeignTokenizer
 from fabula.tokenizer.pieces import _model
@@ -88,7 +88,7 @@ def llama2(texts: list[str]) -> dict[str, Any]:
     from fabula.tokenizer.pieces import _data
 
     data = _data(model, {"<unk>": 0, "<s>": 1, "</s>": 2})
-    steps = [forms.PREPEND, forms.FROM_SPACE]
+    steps = [foreign_forms.PREPEND, foreign_forms.FROM_SPACE]
     data["normalizer"] = {"type": "Sequence", "normalizers": steps}
     return data
 

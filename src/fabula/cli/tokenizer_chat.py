@@ -42,7 +42,7 @@ def tokenizer_chat(
     """
     from fabula.tokenizer.base import Tokenizer
     from fabula.tokenizer.chat import ChatTemplate
-    from fabula.tokenizer.ranks import small_text
+    from fabula.tokenizer.foreign_files import small_text
 
     loaded = Tokenizer.load(tokenizer / "tokenizer" if (tokenizer / "tokenizer").is_dir() else tokenizer)
     messages, tools = _conversation(file, message)
@@ -106,7 +106,7 @@ def _conversation(file: Path | None, given: Sequence[str]) -> tuple[list[dict[st
     """The messages, and the tools where a file has some."""
     import json
 
-    from fabula.tokenizer.ranks import small_text
+    from fabula.tokenizer.foreign_files import small_text
 
     if (file is None) == (not given):
         raise InputError("name a conversation: a FILE, or one or more --message ROLE:TEXT")

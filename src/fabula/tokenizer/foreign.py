@@ -1,10 +1,10 @@
 """Tokenizers that were made elsewhere, with the promises of `base.py` as far as they can be kept.
 
 Beside the `tokenizer.json`, as it came, stands a `special.json` that says which text has which role, how many ids the
-model has, and the chat template. Which files can be held, and how, is in `forms.py`. One promise differs: a tokenizer
-that changes a text before it cuts it (Unicode's NFC in Qwen, U+2581 for the space in Gemma, a table of characters in
-T5) gives back the changed text, and one without a token for every byte has an id for what it does not know; `changes`
-says so.
+model has, and the chat template. Which files can be held, and how, is in `foreign_forms.py`. One promise differs: a
+tokenizer that changes a text before it cuts it (Unicode's NFC in Qwen, U+2581 for the space in Gemma, a table of
+characters in T5) gives back the changed text, and one without a token for every byte has an id for what it does not
+know; `changes` says so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fabula.config import Data
 from fabula.errors import DamagedError, InputError
 from fabula.tokenizer.base import _PROBE, Tokenizer, byte_of_letter, read
 from fabula.tokenizer.base import FILE as TOKENIZER_FILE
-from fabula.tokenizer.forms import PATTERNS, SPACE, Form, examine
+from fabula.tokenizer.foreign_forms import PATTERNS, SPACE, Form, examine
 from fabula.tokenizer.special import SpecialTokens
 
 FILE = "special.json"

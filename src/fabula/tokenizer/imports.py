@@ -15,10 +15,10 @@ from pathlib import Path
 from fabula import storage
 from fabula.config import Data
 from fabula.errors import DamagedError, InputError, nearest
-from fabula.tokenizer import conversation, foreign, ranks, trials
-from fabula.tokenizer.base import FILE, Tokenizer, is_native
+from fabula.tokenizer import conversation, foreign, foreign_files, trials
+from fabula.tokenizer.base import FILE, Tokenizer, _native
 from fabula.tokenizer.foreign import ForeignTokenizer
-from fabula.tokenizer.ranks import Made
+from fabula.tokenizer.foreign_files import Made
 
 FORMATS = {
     "gpt2": "a folder with vocab.json and merges.txt",
@@ -76,11 +76,11 @@ def bring(path: Path, format: str = "auto", pattern: str | None = None, end: str
 
         made = pieces.read(_file(path, "*.model"), end)
     elif kind == "gpt2":
-        made = ranks.gpt2(path if path.is_dir() else path.parent, end)
+        made = foreign_files.gpt2(path if path.is_dir() else path.parent, end)
     elif kind == "tiktoken":
-        made = ranks.tiktoken_ranks(path, pattern, end)
+        made = foreign_files.tiktoken_ranks(path, pattern, end)
     else:
-        made = ranks.alexandria(_file(path, "*.json"), end)
+        made = foreign_files.alexandria(_file(path, "*.json"), end)
     return _own(made, path) or compared(made, path, kind)
 
 
@@ -114,7 +114,7 @@ def detect(path: Path) -> str:
 
 
 def _json_kind(file: Path) -> str:
-    data = ranks.small_json(file)
+    data = foreign_files.small_json(file)
     return "alexandria" if "vocab_str" in data and "model" not in data else "huggingface"
 
 
@@ -135,10 +135,15 @@ def _own(made: Made, origin: Path) -> Imported | None:
     """A tokenizer of Fabula's that went to another tool and comes back; None when it is another's."""
     from tokenizers import Tokenizer as Backend
 
-    if not is_native(made.data) or made.special.chat_template not in (None, conversation.DEFAULT):
+    if made.special.chat_template not in (None, conversation.DEFAULT):
         return None
     text = json.dumps(made.data, ensure_ascii=False)
-    tokenizer = foreign.guarded(lambda: Tokenizer(Backend.from_str(text), str(origin)), str(origin))
+    try:
+        tokenizer = foreign.guarded(
+            lambda: _native(made.data, lambda: Backend.from_str(text), str(origin)), str(origin)
+        )
+    except DamagedError:
+        return None
     texts = [*trials.ordinary(), *trials.nasty()]
     for text, mine, theirs in trials.differing(texts, tokenizer.encode, made.reference):
         raise DamagedError(f"{origin}: {text!r:.60} has the ids {theirs[:12]} with {made.library}, {mine[:12]} here")

@@ -18,9 +18,9 @@ from typing import Any
 
 from fabula.config import Data
 from fabula.errors import DamagedError, InputError, require_extra
-from fabula.tokenizer import charsmap, forms
+from fabula.tokenizer import charsmap, foreign_forms
 from fabula.tokenizer.foreign import Special
-from fabula.tokenizer.ranks import Made, control
+from fabula.tokenizer.foreign_files import Made, control
 
 _MAX_BYTES = 64 << 20
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _BYTE = 1, 2, 3, 4, 6
@@ -112,12 +112,12 @@ def _data(model: _Model, controls: dict[str, int]) -> Data:
         table = base64.b64encode(model.charsmap).decode("ascii")
         steps.append({"type": "Precompiled", "precompiled_charsmap": table})
     if model.remove_extra_whitespaces:
-        steps += [forms.ONE_SPACE, forms.AT_BEGIN, forms.FROM_SPACE, forms.AT_END]
+        steps += [foreign_forms.ONE_SPACE, foreign_forms.AT_BEGIN, foreign_forms.FROM_SPACE, foreign_forms.AT_END]
     else:
-        steps.append(forms.FROM_SPACE)
+        steps.append(foreign_forms.FROM_SPACE)
     if model.add_dummy_prefix:
-        steps.append(forms.PREPEND)
-    decoders: list[Data] = [forms.TO_SPACE, {"type": "ByteFallback"}, {"type": "Fuse"}]
+        steps.append(foreign_forms.PREPEND)
+    decoders: list[Data] = [foreign_forms.TO_SPACE, {"type": "ByteFallback"}, {"type": "Fuse"}]
     return {
         "version": "1.0",
         "truncation": None,
@@ -126,7 +126,10 @@ def _data(model: _Model, controls: dict[str, int]) -> Data:
         "normalizer": {"type": "Sequence", "normalizers": steps},
         "pre_tokenizer": None,
         "post_processor": None,
-        "decoder": {"type": "Sequence", "decoders": [*decoders, *([forms.STRIP] if model.add_dummy_prefix else [])]},
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [*decoders, *([foreign_forms.STRIP] if model.add_dummy_prefix else [])],
+        },
         "model": part,
     }
 

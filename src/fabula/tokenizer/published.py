@@ -11,8 +11,8 @@ from typing import Any
 
 from fabula.config import Data
 from fabula.errors import DamagedError, InputError
-from fabula.tokenizer import foreign, ranks
-from fabula.tokenizer.base import FILE, is_native
+from fabula.tokenizer import foreign, foreign_files
+from fabula.tokenizer.base import FILE
 from fabula.tokenizer.conversation import FILE as TEMPLATE
 from fabula.tokenizer.special import SPECIAL_TEXT
 
@@ -23,25 +23,26 @@ GENERATION = "generation_config.json"
 _ROLES = {"end_of_document": "eos_token", "begin_of_document": "bos_token", "padding": "pad_token"}
 
 
-def read(path: Path, end: str | None = None) -> ranks.Made:
+def read(path: Path, end: str | None = None) -> foreign_files.Made:
     """A published `tokenizer.json`, or the folder that has it, with its own library beside it to compare with."""
     file = path / FILE if path.is_dir() else path
-    data = ranks.small_json(file)
-    bare = {**data, "post_processor": None}
-    if is_native(bare):
-        special = foreign.Special(dict(SPECIAL_TEXT), len(data["model"]["vocab"]), template(file.parent))
-        data = bare
+    data = foreign_files.small_json(file)
+    added = data.get("added_tokens")
+    names = {token.get("content") for token in added if isinstance(token, dict)} if isinstance(added, list) else set()
+    if names >= set(SPECIAL_TEXT.values()):
+        # One of ours, or of its kind: what was added on leaving is no part of it.
+        data, found = {**data, "post_processor": None}, dict(SPECIAL_TEXT)
     else:
         found = roles(file.parent, file.parent, data, {}, end)
-        special = foreign.Special(found, _size(data), template(file.parent))
-    return ranks.Made(data, special, _library(file), "tokenizers")
+    special = foreign.Special(found, _size(data), template(file.parent))
+    return foreign_files.Made(data, special, _library(file), "tokenizers")
 
 
 def _library(file: Path) -> Any:
     """The ids as the library reads the file by itself, what looks like a control token read as text."""
     from tokenizers import Tokenizer as Backend
 
-    text = ranks.small_text(file)
+    text = foreign_files.small_text(file)
     held: list[Any] = []
 
     def encode(content: str) -> list[int]:
@@ -97,7 +98,7 @@ def roles(beside: Path, folder: Path, data: Data, theirs: Data, end: str | None 
 
 
 def _json(file: Path) -> Data:
-    return ranks.small_json(file) if file.is_file() else {}
+    return foreign_files.small_json(file) if file.is_file() else {}
 
 
 def _set(data: Data) -> Data:
