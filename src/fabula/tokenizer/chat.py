@@ -122,6 +122,7 @@ class ChatTemplate:
         }
         own = [name for name in self._own if name not in variables]
         text, runs = self._runs.render(given, own)
+        _encodable(text)
         trained = _generated(runs) if self.marks else self._said(text, runs)
         ids, mask = [], []
         for number, start, stop in self._tokens(text, runs):
@@ -183,11 +184,18 @@ class ChatTemplate:
         return made
 
 
+def _encodable(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"a message holds a lone surrogate (U+{ord(text[error.start]):04X}), which is not a character of Unicode"
+        ) from None
+
+
 def encode_with_spans(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[_Span]]:
     """The ids of a text as `tokenizer.encode` gives them, each with the characters that it stands for."""
-    from fabula.tokenizer.base import _encodable
-
-    encoding = tokenizer._backend.encode(_encodable(text), add_special_tokens=False)
+    encoding = tokenizer._backend.encode(text, add_special_tokens=False)
     return encoding.ids, encoding.offsets
 
 
