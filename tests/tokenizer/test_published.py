@@ -178,6 +178,9 @@ _REFUSED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "tokens of text that were added": lambda d: d["added_tokens"][0].update(special=False),
     "precompiled_charsmap is not base64": lambda d: d["normalizer"].update(precompiled_charsmap="!"),
     "precompiled_charsmap is cut off": lambda d: d["normalizer"].update(precompiled_charsmap="AAAA"),
+    "not a tokenizer.json": lambda d: d.update(added_tokens=None),
+    "added_tokens is not a list of tokens": lambda d: d["added_tokens"].append({"id": [], "content": 7}),
+    "not a tokenizer that can be read": lambda d: d.update(post_processor={"type": "TemplateProcessing", "single": 5}),
     "precompiled_charsmap is not a table": lambda d: d["normalizer"].update(precompiled_charsmap=7),
 }
 

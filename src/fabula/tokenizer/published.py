@@ -27,8 +27,7 @@ def read(path: Path, end: str | None = None) -> foreign_files.Made:
     """A published `tokenizer.json`, or the folder that has it, with its own library beside it to compare with."""
     file = path / FILE if path.is_dir() else path
     data = foreign_files.small_json(file)
-    added = data.get("added_tokens")
-    names = {token.get("content") for token in added if isinstance(token, dict)} if isinstance(added, list) else set()
+    names = set(_added(data).values())
     if names >= set(SPECIAL_TEXT.values()):
         # One of ours, or of its kind: what was added on leaving is no part of it.
         data, found = {**data, "post_processor": None}, dict(SPECIAL_TEXT)
@@ -60,13 +59,23 @@ def _library(file: Path) -> Any:
 
 
 def _size(data: Data) -> int:
-    model, added = data.get("model"), data.get("added_tokens")
+    model = data.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    ids = set(vocabulary.values()) if isinstance(vocabulary, dict) else set(range(len(vocabulary or ())))
-    for token in added if isinstance(added, list) else ():
-        if isinstance(token, dict) and isinstance(token.get("id"), int):
-            ids.add(token["id"])
-    return len(ids)
+    if isinstance(vocabulary, dict):
+        ids = {number for number in vocabulary.values() if isinstance(number, int)}
+    else:
+        ids = set(range(len(vocabulary) if isinstance(vocabulary, list) else 0))
+    return len(ids | set(_added(data)))
+
+
+def _added(data: Data) -> dict[int, str]:
+    """The tokens that were added, by their ids; what is no token is passed over, `examine` says so later."""
+    added = data.get("added_tokens")
+    return {
+        token["id"]: token["content"]
+        for token in (added if isinstance(added, list) else ())
+        if isinstance(token, dict) and isinstance(token.get("id"), int) and isinstance(token.get("content"), str)
+    }
 
 
 def roles(beside: Path, folder: Path, data: Data, theirs: Data, end: str | None = None) -> dict[str, str]:
@@ -75,14 +84,15 @@ def roles(beside: Path, folder: Path, data: Data, theirs: Data, end: str | None 
     ids: Data = {**_set(theirs), **_set(_json(folder / GENERATION))}
     if not theirs:
         ids = {**_set(_json(folder / "config.json")), **ids}
-    texts = {token["id"]: token["content"] for token in data.get("added_tokens", ()) if isinstance(token, dict)}
+    texts = _added(data)
     found = {}
     for role, name in _ROLES.items():
         text = said.get(name)
         text = text.get("content") if isinstance(text, dict) else text
         if text is None and name not in said:
             number = ids.get(f"{name}_id")
-            text = texts.get(number[0] if isinstance(number, list) and number else number)
+            number = number[0] if isinstance(number, list) and number else number
+            text = texts.get(number) if isinstance(number, int) else None
         if isinstance(text, str):
             found[role] = text
     first = _first(data.get("post_processor"))
@@ -110,8 +120,9 @@ def _first(post_processor: Any) -> str | None:
     parts = post_processor.get("processors", [post_processor]) if isinstance(post_processor, dict) else []
     for part in parts if isinstance(parts, list) else []:
         if isinstance(part, dict) and part.get("type") == "TemplateProcessing":
-            single = part.get("single") or [{}]
-            special = single[0].get("SpecialToken") if isinstance(single[0], dict) else None
+            single = part.get("single")
+            first = single[0] if isinstance(single, list) and single else None
+            special = first.get("SpecialToken") if isinstance(first, dict) else None
             if isinstance(special, dict) and isinstance(special.get("id"), str):
                 return str(special["id"])
     return None
