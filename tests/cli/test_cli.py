@@ -443,7 +443,7 @@ def test_the_surface_is_what_it_was() -> None:
     subs = {v: {n for n in app[v] if not n.startswith("-")} for v in ("corpus", "tokenizer", "data", "model")}
     assert subs == {
         "corpus": {"clean", "report", "show", "write"},
-        "tokenizer": {"compare", "report", "train", "view"},
+        "tokenizer": {"chat", "compare", "import", "report", "train", "view"},
         "data": {"prepare", "show"},
         "model": {"list", "masks", "show"},
     }

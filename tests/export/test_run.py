@@ -36,7 +36,7 @@ pytest.importorskip("transformers")
 Cli = Callable[..., tuple[int, str, str]]
 FILES = {
     "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "manifest.json",
+    "special_tokens_map.json", "chat_template.jinja", "manifest.json",
 }  # fmt: skip
 
 

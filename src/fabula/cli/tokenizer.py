@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from fabula.tokenizer.base import Tokenizer
 
 tokenizer = App(name="tokenizer")
+tokenizer.command(
+    "fabula.cli.tokenizer_import:tokenizer_import", name="import", help="Take a tokenizer from elsewhere."
+)
+tokenizer.command("fabula.cli.tokenizer_chat:tokenizer_chat", name="chat", help="Show a conversation as ids.")
 
 _ANY = "a run folder, a tokenizer's folder or its tokenizer.json, or a folder of Hugging Face's"
 TokenizerPath = Annotated[Path, Parameter(help=_ANY)]

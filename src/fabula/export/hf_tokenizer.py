@@ -2,7 +2,7 @@
 
 A `tokenizer.json` of Fabula's is one of theirs. What is added on leaving: the template that puts the begin of a
 document before a text, as the model read it in training, and the files that name the tokens of each role. On coming the
-other way the roles are read from those files, and where they say nothing from the ids in config.json.
+other way the roles are read as `tokenizer/published.py` says.
 """
 
 from __future__ import annotations
@@ -13,19 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from fabula.config import Data, dump_json
-from fabula.errors import DamagedError, InputError
+from fabula.errors import InputError
 from fabula.export.hf import read_json
-from fabula.tokenizer import foreign
+from fabula.tokenizer import conversation, foreign, published
 from fabula.tokenizer.base import FILE, Tokenizer
 from fabula.tokenizer.forms import is_native, n_ids
 from fabula.tokenizer.special import SPECIAL_TEXT
 
-_CONFIG = "tokenizer_config.json"
-_MAP = "special_tokens_map.json"
-_TEMPLATE = "chat_template.jinja"
-_GENERATION = "generation_config.json"
-# Their names for the roles that we read.
-_ROLES = {"end_of_document": "eos_token", "begin_of_document": "bos_token", "padding": "pad_token"}
 # Other files that a tokenizer may be made of.
 _OTHERS = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt")
 
@@ -48,10 +42,10 @@ def read(folder: Path, theirs: Data, vocab_size: int, given: Path | None = None)
             return _native(bare, file)
         roles: dict[str, str] = dict(SPECIAL_TEXT)
     else:
-        roles = _roles(file.parent, folder if given is None else file.parent, data, theirs)
+        roles = published.roles(file.parent, folder if given is None else file.parent, data, theirs)
     if len(data.get("model", {}).get("vocab", ())) > vocab_size + len(data.get("added_tokens", ())):
         raise InputError(f"{file}: {len(data['model']['vocab']):,} tokens, but the model has {vocab_size:,} ids")
-    return foreign.take(file, foreign.Special(roles, vocab_size, _template(file.parent)))
+    return foreign.take(file, foreign.Special(roles, vocab_size, published.template(file.parent)))
 
 
 def _without(place: Path) -> str:
@@ -59,7 +53,7 @@ def _without(place: Path) -> str:
     if others:
         return (
             f"no {FILE}, only {', '.join(others)}; AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) of "
-            "transformers writes one"
+            "transformers writes one; or `fabula tokenizer import` makes one, to be named with --tokenizer"
         )
     return f"no {FILE}; name the model's tokenizer: --tokenizer PATH"
 
@@ -74,58 +68,6 @@ def _fitting(tokenizer: Tokenizer, vocab_size: int, file: Path) -> Tokenizer:
     if tokenizer.vocab_size != vocab_size:
         raise InputError(f"{file}: {tokenizer.vocab_size:,} ids, but the model has {vocab_size:,}")
     return tokenizer
-
-
-def _roles(beside: Path, folder: Path, data: Data, theirs: Data) -> dict[str, str]:
-    """The text of each role that there is."""
-    said: Data = {**(read_json(beside / _MAP) or {}), **_set(read_json(beside / _CONFIG) or {})}
-    ids: Data = {**_set(theirs), **_set(read_json(folder / _GENERATION) or {})}
-    texts = {token["id"]: token["content"] for token in data.get("added_tokens", ()) if isinstance(token, dict)}
-    roles = {}
-    for role, name in _ROLES.items():
-        text = said.get(name)
-        text = text.get("content") if isinstance(text, dict) else text
-        if text is None and name not in said:
-            number = ids.get(f"{name}_id")
-            text = texts.get(number[0] if isinstance(number, list) and number else number)
-        if isinstance(text, str):
-            roles[role] = text
-    first = _first(data.get("post_processor"))
-    if first is not None:
-        roles["begin_of_document"] = first
-    if "end_of_document" not in roles:
-        raise InputError(f"{beside}: no eos_token in {_CONFIG} or config.json; no token would end a document")
-    # One id, one role: a text that begins with the end of the one before needs no other, padding is never read.
-    end = roles["end_of_document"]
-    return {role: text for role, text in roles.items() if role == "end_of_document" or text != end}
-
-
-def _set(data: Data) -> Data:
-    return {name: value for name, value in data.items() if value is not None}
-
-
-def _first(post_processor: Any) -> str | None:
-    """The token that a template puts before a text, if there is one."""
-    parts = post_processor.get("processors", [post_processor]) if isinstance(post_processor, dict) else []
-    for part in parts if isinstance(parts, list) else []:
-        if isinstance(part, dict) and part.get("type") == "TemplateProcessing":
-            single = part.get("single") or [{}]
-            special = single[0].get("SpecialToken") if isinstance(single[0], dict) else None
-            if isinstance(special, dict) and isinstance(special.get("id"), str):
-                return str(special["id"])
-    return None
-
-
-def _template(folder: Path) -> str | None:
-    """The chat template of a folder, as text; it is never run here."""
-    file = folder / _TEMPLATE
-    if file.is_file() and file.stat().st_size < 1 << 20:
-        try:
-            return file.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise DamagedError(f"{file}: not UTF-8") from None
-    given = (read_json(folder / _CONFIG) or {}).get("chat_template")
-    return given if isinstance(given, str) else None
 
 
 # ---- writing ----------------------------------------------------------------------------------------------------
@@ -169,9 +111,9 @@ def files(tokenizer: Tokenizer, context_length: int, for_pairs: bool = False) ->
     }
     if tokenizer.chat_template is not None:
         config["chat_template"] = tokenizer.chat_template
-    made = {FILE: dump_json(data), _CONFIG: dump_json(config), _MAP: dump_json(tokens)}
+    made = {FILE: dump_json(data), published.CONFIG: dump_json(config), published.MAP: dump_json(tokens)}
     if tokenizer.chat_template is not None:
-        made[_TEMPLATE] = tokenizer.chat_template
+        made[conversation.FILE] = tokenizer.chat_template
     return made
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fabula import storage
 from fabula.errors import DamagedError, InputError
+from fabula.tokenizer import conversation
 from fabula.tokenizer.special import SPECIAL_TEXT, SpecialTokens
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Tokenizer:
     """A byte-level tokenizer with its special tokens and fingerprint."""
 
     # How to write a conversation (Jinja), where the tokenizer says it; what a text loses on its way, if it does.
-    chat_template: str | None = None
+    chat_template: str | None = conversation.DEFAULT
     changes: str | None = None
     # Threads of a batch (None: one a core).
     threads: int | None = None
@@ -94,7 +95,7 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """The text of `tokenizer.json`."""
-        return str(self._backend.to_str(pretty=True)) + "\n"
+        return str(self.shown().to_str(pretty=True)) + "\n"
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; never a special one."""
@@ -125,17 +126,31 @@ class Tokenizer:
     def decode_bytes(self, ids: Iterable[int], specials: bool = False) -> bytes:
         """The bytes of ids; special ids vanish, or appear as their text with `specials`."""
         parts = []
+        controls = self.controls if specials else frozenset()
         for number in ids:
             if not 0 <= number < self.vocab_size:
                 raise InputError(f"id {number} is outside the vocabulary of {self.vocab_size}")
             parts.append(self._bytes[number])
-            if specials and number in self.special.ids():
-                parts.append(str(self._backend.id_to_token(number)).encode("utf-8"))
+            if number in controls:
+                parts.append(str(self.shown().id_to_token(number)).encode("utf-8"))
         return b"".join(parts)
 
     def decode(self, ids: Iterable[int], specials: bool = False) -> str:
         """The text of ids. `decode(encode(s)) == s` for every s; bytes that form no character become U+FFFD."""
         return self.decode_bytes(ids, specials).decode("utf-8", errors="replace")
+
+    def shown(self) -> Any:
+        """The library's tokenizer as the file has it; `encode` may use one that is safer or faster."""
+        return self._backend
+
+    @property
+    def controls(self) -> frozenset[int]:
+        """The ids that no text gives: only templates and the ends of documents insert them."""
+        return frozenset(self.special.ids())
+
+    def control_texts(self) -> dict[str, int]:
+        """The control tokens: what other tools show for them, and the id."""
+        return {str(self.shown().id_to_token(number)): number for number in sorted(self.controls)}
 
     def byte_lengths(self) -> list[int]:
         """Bytes of text behind each id; 0 for special ids."""
