@@ -314,7 +314,7 @@ def test_a_text_that_takes_all_memory_is_set_aside(
     monkeypatch.setattr(encoding, "command", lambda folder: [sys.executable, "-c", program, str(folder)])
     fables = Fables("es", 0)
     texts = [fables[i].text for i in range(60)]
-    texts[33] = f"{POISON} " * 100_000
+    texts[33] = f"{POISON} " * 3_000_000
     source = write_texts(tmp_path / "text", texts, ["a.jsonl", "b.jsonl"])
     shards = prepare(source, tiny_tokenizer, tmp_path / "data", workers=1)
     assert_all_but_the_poison(shards, source, tiny_tokenizer, encoding.DIED)
