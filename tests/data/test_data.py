@@ -19,7 +19,7 @@ from fabula.config import Data
 from fabula.corpus.run import CorpusConfig
 from fabula.corpus.run import run as open_corpus
 from fabula.data import packing
-from fabula.data.loader import Loader, permute, validation_rows
+from fabula.data.loader import Loader, permute
 from fabula.data.run import QUARANTINE, DataConfig, content_settings, run
 from fabula.data.shards import Shards, Split, SplitWriter, dtype_for
 from fabula.errors import DamagedError, InputError, MachineError, SourceError, Stopped

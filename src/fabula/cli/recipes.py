@@ -143,6 +143,16 @@ def _plan_lines(planned: Data) -> list[str]:
         ),
         ("disk", f"{console.n_bytes(planned['disk_bytes'])}, {console.n_bytes(planned['free_disk_bytes'])} free"),
     ]
+    packed = planned.get("packing")
+    if packed:
+        rows.insert(
+            2,
+            (
+                "rows",
+                f"{packed['packing']}: about {packed['waste']:.1%} padding, {packed['cut'] / packed['documents']:.1%} "
+                f"of the documents cut (from the lengths of {packed['documents']:,} of them)",
+            ),
+        )
     lines = console.table(rows).splitlines()
     return lines + [f"advice: {sentence}" for sentence in planned["advice"]]
 

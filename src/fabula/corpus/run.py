@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal, overload
 
 from fabula.config import Data, setting, to_data
+from fabula.corpus import mixture
 from fabula.corpus.clean.config import CleanConfig
 from fabula.corpus.clean.run import Cleaner, Cleaning
 from fabula.corpus.document import Document, Quarantined, Reject
+from fabula.corpus.mixture import MixtureComponent
 from fabula.corpus.provenance import stated
 from fabula.corpus.readers import Reading
 from fabula.corpus.records import Kind, Record
@@ -32,6 +34,7 @@ READING_VERSION = 1
 _SMALL_CORPUS_BYTES = 256 << 20
 _FIRST_QUARANTINED = 10
 _CHECK_EVERY = 1000
+_SOURCE = "fables:es"
 _PIECE_CHARACTERS = 1 << 14
 
 
@@ -52,7 +55,10 @@ class CorpusConfig:
     """Where the text comes from, how it is cut into documents, and which of them are for validation."""
 
     source: str = setting(
-        "fables:es", "fables:es | fables:en | fables:es+en, a file, a folder, a pattern or hf:owner/name; or several"
+        _SOURCE, "fables:es | fables:en | fables:es+en, a file, a folder, a pattern or hf:owner/name; or several"
+    )
+    mixture: dict[str, MixtureComponent] = setting(
+        factory=dict, doc="[corpus.mixture.NAME] instead of source: several sources, each with a weight or epochs"
     )
     validation_source: str | None = setting(None, "separate text for validation, instead of a share of the source")
     validation: float = setting(0.05, "share of the documents for validation, above 0 and at most 0.5")
@@ -83,6 +89,9 @@ class CorpusConfig:
             value = getattr(self, name)
             if value is not None and not value.strip(" ,"):
                 raise ValueError(f"{name}={value!r} names nothing; give a file, a folder or fables:es")
+        mixture.check(self.mixture)
+        if self.mixture and self.source != _SOURCE:
+            raise ValueError(f"source={self.source!r} and a mixture: each component names its own source; leave it out")
         if not 0 < self.validation <= 0.5:
             raise ValueError(f"validation={self.validation} must be above 0 and at most 0.5; 0.05 is usual")
         if not 0 <= self.max_quarantined <= 1:
@@ -104,6 +113,8 @@ class CorpusConfig:
                     f'source_field="{self.source_field}" and target_field="{self.target_field}" must be two names of '
                     "fields, or the numbers of two columns counted from 1 (of a table without a row of names)"
                 )
+            if self.mixture:
+                raise ValueError("mixture= is for texts; name the sources of pairs in source, separated by commas")
         if self.pair is not None and self.records not in ("auto", "pairs"):
             raise ValueError(f'records="{self.records}" contradicts source_field and target_field: those make pairs')
         if self.pair is None and self.records == "pairs":
@@ -119,6 +130,11 @@ class CorpusConfig:
         if self.source_field is None or self.target_field is None:
             return None
         return self.source_field, self.target_field
+
+    @property
+    def named(self) -> str:
+        """What the user named, all of it."""
+        return ", ".join(specs for _, specs in _named(self))
 
     def reading(self) -> Reading:
         """How files are read."""
@@ -213,9 +229,13 @@ class Corpus:
     def __init__(self, config: CorpusConfig) -> None:
         self.config = config
         reading = config.reading()
-        self.sources = find(
-            config.source, reading, config.split, config.documents, config.seed, to_data(config.dataset)
-        )
+        self.sources: list[Source] = []
+        self._components: list[str] = []  # of each source
+        dataset = to_data(config.dataset)
+        for name, specs in _named(config):
+            found = find(specs, reading, config.split, config.documents, config.seed, dataset)
+            self.sources += found
+            self._components += [name] * len(found)
         self.validation_sources: list[Source] = []
         if config.validation_source is not None:
             # Another seed: a generator that is to validate itself would otherwise repeat the training.
@@ -240,12 +260,15 @@ class Corpus:
         exact = sum(source.disk_bytes for source in sources) < _SMALL_CORPUS_BYTES
         settings = to_data(self.config)
         # Neither where the files lie matters, nor how many bad records would have stopped the run.
-        for name in ("source", "validation_source", "max_quarantined", "licence", "citation", "dataset"):
+        for name in ("source", "validation_source", "max_quarantined", "mixture", "licence", "citation", "dataset"):
             del settings[name]
         # What was prepared before there were these stays valid.
         for name, unset in (("title_field", ""), ("records", "auto")):
             if settings[name] == unset:
                 del settings[name]
+        if self.config.mixture:
+            # Which documents are whose, and nothing of their shares: these are the loader's.
+            settings["components"] = self._components
         if self.config.pair is None:
             # What was prepared before there were pairs stays valid.
             del settings["source_field"], settings["target_field"]
@@ -384,9 +407,10 @@ class Corpus:
             for document in source.records(reject) if typed else source.documents(reject):
                 yield "validation", document
         given: Split | None = "train" if self.validation_sources else None
-        for source in self.sources:
+        for component, source in zip(self._components, self.sources, strict=True):
             for document in source.records(reject) if typed else source.documents(reject):
-                yield given, document
+                part = component and not typed
+                yield given, replace(document, component=component) if part else document
 
     def provenance(self) -> list[Data]:
         """Of every source: what it is, its licence, its citation, its revision, its files with sizes and hashes.
@@ -433,24 +457,33 @@ class Corpus:
             if not validation:
                 raise SourceError(f"{config.validation_source}: no documents for validation ({dropped})")
             also = f"{dropped}, {funnel.in_validation:,} that are in {config.validation_source} too"
-            raise SourceError(f"{config.source}: no documents for training ({also}); give it other text")
+            raise SourceError(f"{config.named}: no documents for training ({also}); give it other text")
         if not found:
-            raise SourceError(f"{config.source}: no documents ({dropped}); is this the right text?")
+            raise SourceError(f"{config.named}: no documents ({dropped}); is this the right text?")
         smaller = (
             "cut the text into smaller documents (--corpus.split blank, or line if it has no blank lines; "
             "--corpus.document_bytes 1000)"
         )
         other = f"{smaller}, or give --corpus.validation_source FILE"
         if found == 1:
-            raise SourceError(f"{config.source}: one document cannot be split into training and validation; {other}")
+            raise SourceError(f"{config.named}: one document cannot be split into training and validation; {other}")
         missing = "training" if validation else "validation"
         # The same documents fall at the same places again: this share is certain to leave some on both sides.
         better = _between(lowest, highest)
         advice = f"use --corpus.validation {better:.7g}, or " if 0 < better <= 0.5 else ""
         raise SourceError(
-            f"{config.source}: of {found:,} documents none is for {missing} with --corpus.validation "
+            f"{config.named}: of {found:,} documents none is for {missing} with --corpus.validation "
             f"{config.validation:g}; {advice}{other}"
         )
+
+    def document_bytes(self, most: int = 4000) -> list[int]:
+        """Bytes of documents, before duplicates are left out: the first ones of each source, `most` in all."""
+        each = max(1, most // len(self.sources))
+        return [
+            len(document.text.encode("utf-8"))
+            for source in self.sources
+            for document in islice(source.documents(lambda _: None), each)
+        ]
 
     def pair_bytes(self, most: int = 2000) -> tuple[float, float]:
         """Bytes of a source and of a target: the mean over the first pairs of the corpus."""
@@ -478,6 +511,11 @@ class Corpus:
             for _ in self.documents(Funnel()):
                 pass
         return self._training_bytes or 0
+
+
+def _named(config: CorpusConfig) -> list[tuple[str, str]]:
+    """The components of a mixture and what each reads; or one without a name."""
+    return [(name, component.source) for name, component in config.mixture.items()] or [("", config.source)]
 
 
 def _between(low: float, high: float) -> float:

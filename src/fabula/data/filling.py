@@ -115,7 +115,7 @@ class Filling:
             else:
                 for item, result in zip(record, parts, strict=True):
                     assert not isinstance(result, Failure)
-                    self._writers[item.split].add(result, item.size)
+                    self._writers[item.split].add(result, item.size, item.document.component)
             self.done = record[-1].number + 1
             self._unkept += sum(item.size for item in record)
         if self._unkept >= _KEEP_BYTES or time.monotonic() >= self._due or self._n_shards() > self._shards:

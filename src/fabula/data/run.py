@@ -17,6 +17,7 @@ from fabula.corpus.run import Corpus, Funnel
 from fabula.data.encoding import Encoder, Here, Item, Processes, usual_processes
 from fabula.data.filling import QUARANTINE, Filling
 from fabula.data.overlap import near_copies
+from fabula.data.packing import Packing
 from fabula.data.shards import FORMAT, Shards, dtype_for, open_splits
 from fabula.errors import InputError
 from fabula.progress import Progress, StopFlag, Task
@@ -43,6 +44,9 @@ class DataConfig:
     longest: int | Literal["context"] = setting(
         0,
         "documents with more tokens are left out; 0 = none, context = those that do not fit the model's",
+    )
+    packing: Packing = setting(
+        "concat", "rows: stretches of the stream, whole documents fitted together, or one document each with padding"
     )
 
     def __post_init__(self) -> None:

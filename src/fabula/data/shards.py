@@ -57,6 +57,7 @@ class SplitWriter:
         self.dtype, self.vocab_size, self.shard_tokens = dtype_for(vocab_size), vocab_size, shard_tokens
         self.n_tokens = self.n_documents = self.n_bytes = 0
         self._shards: list[Data] = []
+        self._components: list[Data] = []
         self._tokens: BinaryIO | None = None
         self._documents: BinaryIO | None = None
         self._unflushed: set[Path] = set()
@@ -74,8 +75,11 @@ class SplitWriter:
         """Shards that were begun."""
         return len(self._shards)
 
-    def add(self, ids: Sequence[int] | NDArray[Any], n_bytes: int) -> None:
-        """Append one document: its ids (without special ones) and the bytes of its text."""
+    def add(self, ids: Sequence[int] | NDArray[Any], n_bytes: int, component: str = "") -> None:
+        """Append one document: its ids (without special ones), the bytes of its text, its component of a mixture.
+
+        The documents of a component come one after the other.
+        """
         row = np.empty(len(ids) + 1, dtype=np.int64)
         row[0] = self.end_of_document
         row[1:] = ids
@@ -89,6 +93,11 @@ class SplitWriter:
         self._write(row)
         self.n_documents += 1
         self.n_bytes += n_bytes
+        if component:
+            if not self._components or self._components[-1]["name"] != component:
+                self._components.append({"name": component, "documents": 0, "tokens": 0, "bytes": 0})
+            for what, amount in (("documents", 1), ("tokens", len(row)), ("bytes", n_bytes)):
+                self._components[-1][what] += amount
 
     def finish(self) -> Data:
         """Close the stream with the last end-of-document id; returns the split's facts for the manifest."""
@@ -99,12 +108,15 @@ class SplitWriter:
 
     def facts(self) -> Data:
         """What was written so far."""
-        return {
+        facts = {
             "documents": self.n_documents,
             "tokens": self.n_tokens,
             "bytes": self.n_bytes,
             "shards": [dict(shard) for shard in self._shards],
         }
+        if self._components:
+            facts["components"] = [dict(component) for component in self._components]
+        return facts
 
     def flush(self) -> None:
         """Bring what was written so far to the disk."""
@@ -128,6 +140,7 @@ class SplitWriter:
                 raise DamagedError(f"{path}: shorter than was kept")
         self.n_documents, self.n_tokens, self.n_bytes = facts["documents"], facts["tokens"], facts["bytes"]
         self._shards = [dict(shard) for shard in facts["shards"]]
+        self._components = [dict(component) for component in facts.get("components", [])]
         for path, length in lengths.items():
             with path.open("rb+") as file:
                 file.truncate(length)
@@ -177,11 +190,27 @@ class _Shard:
     path: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A stretch of a split that is a part of its own: the documents of one source of a mixture, or all of them.
+
+    `tokens` are its ids, from the one before its first document to its last document's last: as many as there are
+    predictions of it, because the id that ends it begins what follows.
+    """
+
+    name: str
+    first_document: int
+    documents: int
+    first_token: int
+    tokens: int
+    bytes: int
+
+
 class Split:
     """One split's stream, memory-mapped: opening reads nothing, and compares sizes."""
 
     def __init__(self, folder: Path, name: str, facts: Data, dtype: np.dtype[Any], vocab_size: int) -> None:
-        self.name, self.vocab_size = name, vocab_size
+        self.name, self.vocab_size, self._dtype = name, vocab_size, dtype
         self.n_tokens: int = facts["tokens"]
         self.n_documents: int = facts["documents"]
         self.n_bytes: int = facts["bytes"]
@@ -198,11 +227,27 @@ class Split:
             self._indexes.append(index)
             position += shard["tokens"]
             n_documents += n_bytes // _INDEX.size
+        self.components = _components(facts, name)
         if (position, n_documents) != (self.n_tokens, self.n_documents):
             raise DamagedError(
                 f"{folder}: the shards of {name} have {position:,} ids and {n_documents:,} documents, the manifest "
                 f"says {self.n_tokens:,} and {self.n_documents:,}; prepare the data again"
             )
+
+    @property
+    def whole(self) -> Component:
+        """All of it."""
+        return Component("", 0, self.n_documents, 0, max(0, self.n_tokens - 1), self.n_bytes)
+
+    def component(self, name: str) -> Component:
+        """The component of a mixture that has a name; InputError when no document of it is there."""
+        found = self.components.get(name)
+        if found is None:
+            have = (
+                f"it has those of {', '.join(self.components)}" if self.components else "it was prepared as no mixture"
+            )
+            raise InputError(f"the {self.name} split has no document of {name}: {have}")
+        return found
 
     @cached_property
     def document_starts(self) -> Ids:
@@ -247,6 +292,20 @@ class Split:
             self._check_ids(ids, starts)
             return ids
         return np.stack([self.read(int(start), length) for start in starts])
+
+    def at(self, places: Ids) -> Ids:
+        """The ids at any places, one after the other; DamagedError for an impossible one."""
+        if len(self._shards) == 1:
+            ids = self._shards[0].tokens[places].astype(np.int64)
+        else:
+            ids = np.empty(len(places), dtype=np.int64)
+            owners = np.searchsorted([shard.start for shard in self._shards], places, side="right") - 1
+            for number in np.unique(owners):
+                here = owners == number
+                shard = self._shards[number]
+                ids[here] = shard.tokens[places[here] - shard.start]
+        self._check_ids(ids[:, None], places)
+        return ids
 
     def stretches(self, starts: Ids, lengths: Ids, padding: int) -> Ids:
         """Stretches of any lengths, `padding` after each, shape (len(starts), longest); DamagedError as for `read`."""
@@ -297,6 +356,22 @@ def _check_size(path: Path, count: int, each: int, what: str) -> None:
         raise DamagedError(
             f"{path}: {size:,} bytes, {count:,} {what} of the manifest take {count * each:,}; prepare the data again"
         )
+
+
+def _components(facts: Data, name: str) -> dict[str, Component]:
+    """The components of a mixture: they lie one after the other."""
+    found: dict[str, Component] = {}
+    documents = tokens = 0
+    for part in facts.get("components", []):
+        called = part["name"]
+        found[called] = Component(called, documents, part["documents"], tokens, part["tokens"], part["bytes"])
+        documents, tokens = documents + part["documents"], tokens + part["tokens"]
+    if found and (documents, tokens) != (facts["documents"], facts["tokens"] - 1):
+        raise DamagedError(
+            f"the components of the {name} split have {documents:,} documents and {tokens:,} tokens, the manifest says "
+            f"{facts['documents']:,} and {facts['tokens'] - 1:,}; prepare the data again"
+        )
+    return found
 
 
 def open_splits(folder: Path, manifest: Data) -> dict[str, Split]:
