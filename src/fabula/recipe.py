@@ -88,7 +88,7 @@ def resolve(data: Mapping[str, Any], overrides: Iterable[tuple[str, str]] = (), 
             check_kinds(recipe.corpus, model, problems)
             if recipe.corpus.pair is not None and recipe.data.packing != "concat":
                 problems.append(
-                    f'data.packing="{recipe.data.packing}" is for texts: leave it out, pairs come in batches of one length'
+                    f'data.packing="{recipe.data.packing}" is for texts; pairs come by their length: leave it out'
                 )
     if problems or recipe is None:
         raise ConfigError(problems, where)

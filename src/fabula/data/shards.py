@@ -278,10 +278,13 @@ class Split:
         self._check_ids(ids[None, :], np.array([start]))
         return ids
 
-    def documents(self) -> Iterator[tuple[list[int], int]]:
+    def documents(self, part: Component | None = None) -> Iterator[tuple[list[int], int]]:
         """The documents in order: their ids without the special ones around them, and the bytes of their text."""
-        ends = np.append(self.document_starts[1:], self.n_tokens - 1)
-        for start, end, n_bytes in zip(self.document_starts, ends, self.document_bytes, strict=True):
+        part = part or self.whole
+        ours = slice(part.first_document, part.first_document + part.documents)
+        starts = self.document_starts[ours]
+        ends = np.append(starts[1:], part.first_token + part.tokens)
+        for start, end, n_bytes in zip(starts, ends, self.document_bytes[ours], strict=True):
             yield self.read(int(start) + 1, int(end - start) - 1).tolist(), int(n_bytes)
 
     def windows(self, starts: Ids, length: int) -> Ids:

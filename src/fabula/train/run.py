@@ -47,6 +47,9 @@ from fabula.train.trainer import Callback, Trainer
 
 Lengths = NDArray[np.int64]
 
+# Passes over one text until which repeating it is nearly as good as new text (arXiv:2305.16264).
+_WORN = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -121,7 +124,7 @@ def run(
             )
     for name, rule in plan.rules.items():
         progress.note(f"{name}: {rule}")
-    for sentence in made.notes:
+    for sentence in (*made.notes, *_mixture_notes(made.loader, plan.steps * plan.batch_rows)):
         progress.note(sentence)
 
     latest, watch = Latest(), Watch()
@@ -157,6 +160,8 @@ def run(
             evaluate.starts = made.fixed(plan.evaluation_rows)
             task.resize(steps)
             progress.note(f"train.steps: {plan.rules['train.steps']}")
+            for sentence in _mixture_notes(made.loader, steps * plan.batch_rows):
+                progress.note(sentence)
 
         if settling:
             callbacks.insert(0, Settle(plan.seconds, plan.step_seconds, settle))
@@ -204,6 +209,22 @@ def _feeding(loader: Loader | PairLoader, position: int) -> Data:
         passes = loader.passes(position)
         found["mixture"] = {name: {"share": loader.shares[name], "passes": passes[name]} for name in loader.shares}
     return found
+
+
+def _mixture_notes(loader: Loader | PairLoader, rows: int) -> list[str]:
+    """How often each component of a mixture is read in so many rows."""
+    if isinstance(loader, PairLoader) or len(loader.shares) < 2:
+        return []
+    passes = loader.passes(rows)
+    told = (f"{name} {loader.shares[name]:.1%} of the tokens, read {passes[name]:,.2f} times" for name in passes)
+    notes = [f"mixture: {'; '.join(told)}"]
+    for name, times in passes.items():
+        if times > _WORN:
+            notes.append(
+                f"{name} is read {times:,.1f} times: beyond about {_WORN} passes repeated text teaches much less than "
+                "new text (Muennighoff et al. 2023); give it a smaller weight, or more text"
+            )
+    return notes
 
 
 def check_prompts(sampling: GenerateConfig, tokenizer: Tokenizer, context: int) -> None:
