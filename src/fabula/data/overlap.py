@@ -91,7 +91,7 @@ def near_copies(
 
 def _shingle_ids(*splits: Split) -> int:
     """Ids in a shingle: about 20 bytes of text, three or four words."""
-    n_bytes = sum(int(split.document_bytes.sum()) for split in splits)
+    n_bytes = sum(split.n_bytes for split in splits)
     # All but those that stand before every document and after the last.
     n_ids = sum(max(0, split.n_tokens - split.n_documents - 1) for split in splits)
     return min(max(-(-_SHINGLE_BYTES * n_ids // max(1, n_bytes)), _LEAST_IDS), _MOST_IDS)
@@ -124,7 +124,7 @@ def _hashes(ids: Ints, k: int) -> Hashes:
 def _blocks(split: Split, k: int, block: int) -> Iterator[tuple[int, Hashes]]:
     """All stretches of k ids in the stream: the position of the first, and the hashes from there on."""
     for start in range(0, split.n_tokens - k + 1, block):
-        yield start, _hashes(split.read(start, min(block + k - 1, split.n_tokens - start)), k)
+        yield start, _hashes(split.read(start, min(block + k - 1, split.n_tokens - start), mapped=False), k)
 
 
 class _Documents:

@@ -149,7 +149,8 @@ def _batches(
     for split, document in corpus.documents(funnel):
         items = []
         for text in document.texts:
-            items.append(Item(number, split, replace(document, text=text), len(text.encode("utf-8"))))
+            one = document if document.target is None else replace(document, text=text)
+            items.append(Item(number, split, one, len(text.encode("utf-8"))))
             number += 1
         size += sum(item.size for item in items)
         if number <= filling.found:

@@ -34,6 +34,7 @@ from fabula.errors import DamagedError, InputError
 FORMAT = 1
 _SHARD_TOKENS = 128 * 1024 * 1024
 _INDEX = struct.Struct("<qq")
+_INDEX_BLOCK = 1 << 16  # entries that are read at once
 
 Ids = NDArray[np.int64]
 
@@ -80,24 +81,33 @@ class SplitWriter:
 
         The documents of a component come one after the other.
         """
-        row = np.empty(len(ids) + 1, dtype=np.int64)
-        row[0] = self.end_of_document
-        row[1:] = ids
+        self.add_all([(ids, n_bytes, component)])
+
+    def add_all(self, documents: Sequence[tuple[Sequence[int] | NDArray[Any], int, str]]) -> None:
+        """Append several, each as for `add`. A shard ends with the document that fills it."""
+        begin = np.array([self.end_of_document])
+        parts = [part for ids, _, _ in documents for part in (begin, ids)]
+        row = np.concatenate(parts, dtype=np.int64, casting="unsafe") if parts else np.zeros(0, dtype=np.int64)
         if row.max(initial=0) >= self.vocab_size or row.min(initial=0) < 0:
             raise ValueError(f"id {row.max()} does not fit a vocabulary of {self.vocab_size}")
-        if self._tokens is None or self._shards[-1]["tokens"] >= self.shard_tokens:
-            self._open()
-        assert self._documents is not None
-        self._documents.write(_INDEX.pack(self.n_tokens, n_bytes))
-        self._shards[-1]["documents"] += 1
-        self._write(row)
-        self.n_documents += 1
-        self.n_bytes += n_bytes
-        if component:
-            if not self._components or self._components[-1]["name"] != component:
-                self._components.append({"name": component, "documents": 0, "tokens": 0, "bytes": 0})
-            for what, amount in (("documents", 1), ("tokens", len(row)), ("bytes", n_bytes)):
-                self._components[-1][what] += amount
+        sizes = np.array([n_bytes for _, n_bytes, _ in documents], dtype=np.int64)
+        ends = np.cumsum([len(ids) + 1 for ids, _, _ in documents])
+        done = written = 0
+        while done < len(documents):
+            if self._tokens is None or self._shards[-1]["tokens"] >= self.shard_tokens:
+                self._open()
+            room = self.shard_tokens - self._shards[-1]["tokens"]
+            stop = min(len(documents), done + 1 + int(np.searchsorted(ends[done:] - written, room)))
+            starts = self.n_tokens + np.concatenate([[written], ends[done : stop - 1]]) - written
+            assert self._documents is not None
+            self._documents.write(np.stack([starts, sizes[done:stop]], axis=1).astype("<i8").tobytes())
+            self._shards[-1]["documents"] += stop - done
+            self._write(row[written : ends[stop - 1]])
+            done, written = stop, int(ends[stop - 1])
+        self.n_documents += len(documents)
+        self.n_bytes += int(sizes.sum())
+        for ids, n_bytes, component in documents:
+            self._count(component, len(ids) + 1, n_bytes)
 
     def finish(self) -> Data:
         """Close the stream with the last end-of-document id; returns the split's facts for the manifest."""
@@ -157,6 +167,14 @@ class SplitWriter:
             if file is not None:
                 file.close()
         self._tokens = self._documents = None
+
+    def _count(self, component: str, n_tokens: int, n_bytes: int) -> None:
+        if not component:
+            return
+        if not self._components or self._components[-1]["name"] != component:
+            self._components.append({"name": component, "documents": 0, "tokens": 0, "bytes": 0})
+        for what, amount in (("documents", 1), ("tokens", n_tokens), ("bytes", n_bytes)):
+            self._components[-1][what] += amount
 
     def _write(self, ids: Ids) -> None:
         assert self._tokens is not None
@@ -252,28 +270,43 @@ class Split:
     @cached_property
     def document_starts(self) -> Ids:
         """Where each document begins in the stream (at the end-of-document id before it)."""
-        return np.ascontiguousarray(self._index[:, 0])
+        return self._column(0)
 
     @cached_property
     def document_bytes(self) -> Ids:
         """Bytes of each document's text."""
-        return np.ascontiguousarray(self._index[:, 1])
+        return self._column(1)
 
-    @cached_property
-    def _index(self) -> Ids:
-        # Read when first asked for: most of what opens shards never does.
-        parts = [np.fromfile(path, dtype="<i8").reshape(-1, 2) for path in self._indexes]
-        return np.concatenate(parts) if parts else np.zeros((0, 2), dtype=np.int64)
+    def _column(self, column: int) -> Ids:
+        # Read when first asked for, since most of what opens shards never does; and bit by bit, so that the other
+        # column of millions of documents takes no memory.
+        found = np.empty(self.n_documents, dtype=np.int64)
+        place = 0
+        for path in self._indexes:
+            with path.open("rb") as file:
+                while len(part := np.fromfile(file, dtype="<i8", count=2 * _INDEX_BLOCK).reshape(-1, 2)):
+                    found[place : place + len(part)] = part[:, column]
+                    place += len(part)
+        return found
 
-    def read(self, start: int, length: int) -> Ids:
-        """`length` ids from position `start` of the stream, across shards; DamagedError for an impossible one."""
+    def read(self, start: int, length: int, mapped: bool = True) -> Ids:
+        """`length` ids from position `start` of the stream, across shards; DamagedError for an impossible one.
+
+        Not `mapped`: through the files, so that of a pass over everything nothing stays in this process's memory.
+        """
         if start < 0 or start + length > self.n_tokens:
             raise IndexError(f"{start}..{start + length} is outside the {self.n_tokens} ids of {self.name}")
         parts = []
         for shard in self._shards:
             first, last = max(start, shard.start), min(start + length, shard.start + len(shard.tokens))
-            if first < last:
+            if first >= last:
+                continue
+            if mapped:
                 parts.append(shard.tokens[first - shard.start : last - shard.start])
+            else:
+                dtype = shard.tokens.dtype
+                offset = (first - shard.start) * dtype.itemsize
+                parts.append(np.fromfile(shard.path, dtype=dtype, count=last - first, offset=offset))
         ids = np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
         self._check_ids(ids[None, :], np.array([start]))
         return ids
