@@ -40,9 +40,11 @@ def data_prepare(
     loaded = recipes.load(recipe, overrides.split(settings))
     made = Corpus(loaded.corpus)
     with stop_on_signals() as stop, storage.lock(out):
-        sample = made.sample(loaded.tokenizer.sample_bytes)
-        learnt = tokenizer_stage.run(loaded.tokenizer, sample, made.training_bytes(), out / "tokenizer")
-        stage.run(loaded.data, made, learnt.tokenizer, out / "data", console.Watcher(), stop)
+        watcher = console.Watcher()
+        with watcher.task("learning the tokenizer", None, ""):
+            sample = made.sample(loaded.tokenizer.sample_bytes)
+            learnt = tokenizer_stage.run(loaded.tokenizer, sample, made.training_bytes(), out / "tokenizer")
+        stage.run(loaded.data, made, learnt.tokenizer, out / "data", watcher, stop)
     data_show(out, json=json)
 
 
