@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabula import pipeline, storage
+from fabula import faults, pipeline, storage
 from fabula.config import build
 from fabula.corpus.mixture import MixtureComponent
 from fabula.corpus.run import Corpus, CorpusConfig
@@ -20,7 +20,7 @@ from fabula.data.mixture import Feed, Schedule, shares
 from fabula.data.packing import Packing
 from fabula.data.run import DataConfig, run
 from fabula.data.shards import Shards, Split
-from fabula.errors import ConfigError, DamagedError, InputError
+from fabula.errors import ConfigError, DamagedError, InputError, MachineError
 from fabula.progress import Silent, StopFlag
 from fabula.tokenizer.base import Tokenizer
 from tests import tiny
@@ -163,6 +163,25 @@ def test_components_that_do_not_add_up_are_damage(mixed: Shards) -> None:
     facts["components"] = [{**part, "documents": 1} for part in facts["components"]]
     with pytest.raises(DamagedError, match="components of the train split"):
         Split(mixed.folder, "train", facts, mixed.dtype, mixed.manifest["vocab_size"])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_components_survive_the_death_of_a_process(
+    mixed: Shards, tiny_tokenizer: Tokenizer, tmp_path: Path, workers: int
+) -> None:
+    parts = mixture(spanish=("fables:es", 1), english=("fables:en", 1))
+    corpus = Corpus(CorpusConfig(mixture=parts, documents=40, validation=0.2))
+    config = DataConfig(shard_tokens=5000, batch_documents=7, workers=workers)
+    for batch in (2, 5):
+        faults.arm(f"data.encoded=error:EIO@{batch}")
+        try:
+            with pytest.raises((MachineError, OSError)):
+                run(config, corpus, tiny_tokenizer, tmp_path / "data", Silent(), StopFlag())
+        finally:
+            faults.arm("")
+    run(config, corpus, tiny_tokenizer, tmp_path / "data", Silent(), StopFlag())
+    for path in mixed.folder.iterdir():
+        assert path.read_bytes() == (tmp_path / "data" / path.name).read_bytes()
 
 
 # ---- settings ----------------------------------------------------------------------------------------------

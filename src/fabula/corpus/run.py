@@ -8,7 +8,7 @@ files. Documents with the same text are kept once; the first one stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal, overload
@@ -218,6 +218,29 @@ class Funnel:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A piece of a corpus that can be read without the others: a file, or a source that has none.
+
+    `given` is the split of a validation source and of its counterpart, `component` the part of a mixture.
+    """
+
+    given: Split | None
+    component: str
+    documents: Callable[[Reject], Iterator[Document]]
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """A document that was read elsewhere: all that decides what becomes of it."""
+
+    given: Split | None
+    key: bytes
+    size: int
+    empty: bool
+    document: Document  # for its surprisal; its text may be missing
+
+
 def run(config: CorpusConfig) -> Corpus:
     """The corpus that a configuration names; SourceError when a source is missing, empty or of an unknown kind."""
     return Corpus(config)
@@ -354,6 +377,44 @@ class Corpus:
         if both or not any(funnel.documents.values()):
             self._refuse_empty(funnel, lowest, highest)
         self._training_bytes = funnel.bytes["train"]
+
+    def units(self) -> list[Unit]:
+        """The corpus in pieces, in the order of reading: one after the other they have all of its documents."""
+        found = [Unit("validation", "", read) for source in self.validation_sources for read in source.pieces()]
+        given: Split | None = "train" if self.validation_sources else None
+        for component, source in zip(self._components, self.sources, strict=True):
+            found += [Unit(given, component, read) for read in source.pieces()]
+        return found
+
+    def sift(self, documents: Iterable[Met], funnel: Funnel) -> Iterator[Split | None]:
+        """What `documents` does, of documents of which only keys are known: the split of each, None if it is dropped.
+
+        The same SourceErrors. Unreadable records were counted by whoever read them.
+        """
+        with Seen() as seen, Seen() as held_out:
+            lowest, highest = 1.0, 0.0
+            for met in documents:
+                split: Split | None = None
+                if met.empty:
+                    funnel.empty += 1
+                elif met.given == "train" and met.key in held_out:
+                    funnel.in_validation += 1
+                elif not seen.add(met.key):
+                    funnel.duplicates += 1
+                else:
+                    split = met.given or split_of(met.key, self.config.seed, self.config.validation)
+                    if met.given is None and not all(funnel.documents.values()):
+                        position = position_of(met.key, self.config.seed)
+                        lowest, highest = min(lowest, position), max(highest, position)
+                    if met.given == "validation":
+                        held_out.add(met.key)
+                    funnel.keep(split, met.document, met.size)
+                yield split
+                if funnel.records % _CHECK_EVERY == 0:
+                    self._refuse_bad(funnel)
+        if funnel.quarantined:
+            self._refuse_bad(funnel, at_end=True)
+        self._refuse_empty(funnel, lowest, highest)
 
     def sample(self, max_bytes: int) -> Iterator[str]:
         """Training text of at most `max_bytes` bytes, for a tokenizer: spread evenly over the corpus.
