@@ -17,11 +17,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from fabula import storage
 from fabula.config import Data, build, setting, to_data
@@ -32,7 +33,7 @@ from fabula.tokenizer.base import Tokenizer
 
 PLAN = "plan.json"
 _TOKENIZER = "tokenizer"
-_LOG = "engine.log"
+_RECORDS = "engine"
 _LOOK_SECONDS = 0.2
 
 
@@ -93,13 +94,13 @@ def _start_and_wait(
 ) -> None:
     from fabula.data import parts
 
-    with (work / _LOG).open("ab") as log:
+    with tempfile.TemporaryFile() as said:
         # A group of its own: with it go the processes that the engine starts.
         running = subprocess.Popen(
             [sys.executable, "-P", "-m", "fabula.data.engine", str(work)],
             stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
+            stdout=said,
+            stderr=said,
             start_new_session=True,
         )
         try:
@@ -114,7 +115,8 @@ def _start_and_wait(
                 if left and ended is not None and (ended or config.name == "datatrove-local"):
                     raise MachineError(
                         f"data.engine {config.name}: {left} of {count} parts were not made (exit code {ended}): "
-                        f"{_last_words(work / _LOG)}; see {work / _LOG}. The same command goes on with what is there"
+                        f"{_last_words(said)}; its records lie in {work / _RECORDS}. The same command goes on with "
+                        "what is there"
                     )
         finally:
             if running.poll() is None:
@@ -140,11 +142,12 @@ def _end_with_parent() -> None:
     while os.read(0, 1):
         pass
     _kill_group(os.getpid())
-    os._exit(1)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
-def _last_words(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+def _last_words(said: IO[bytes]) -> str:
+    said.seek(0)
+    lines = said.read().decode("utf-8", "replace").strip().splitlines()
     return lines[-1][:300] if lines else "it said nothing"
 
 
@@ -179,7 +182,7 @@ def make_parts(work: Path, rank: int, world_size: int) -> None:
 def executor(plan: Data, work: Path) -> Any:
     """The executor of datatrove that a plan asks for."""
     config: EngineConfig = build(EngineConfig, plan["engine"], "data.engine")
-    records = str(work / "engine")
+    records = str(work / _RECORDS)
     if config.name == "datatrove-local":
         from datatrove.executor import LocalPipelineExecutor
 

@@ -82,7 +82,10 @@ def write(
         if safe:
             encoder = stack.enter_context(Processes(tokenizer, building / "tokenizer", 1, progress))
         told: list[Data] = []
-        with (building / "ids").open("wb") as ids, (building / "documents").open("wb") as documents:
+        with (
+            storage.open_replacing(building / "ids") as ids,
+            storage.open_replacing(building / "documents") as documents,
+        ):
             place = 0
             for batch, results in encoder.encode(_batches(unit, told), stop):
                 records = np.zeros(len(batch), dtype=_RECORD)
