@@ -117,6 +117,28 @@ def test_a_mixture_and_a_validation_source(source: Path, tiny_tokenizer: Tokeniz
         assert list(one.train.components) == ["files", "tales"]
 
 
+def test_conversations_are_split_by_their_question(
+    tiny_texts: list[str], tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Several answers to one question stay on one side; empty answers are set aside and are no damage."""
+    folder = tmp_path / "talk"
+    folder.mkdir()
+    for name in "ab":
+        rows = [
+            {"instruction": f"question {n}", "input": "", "output": f"{name} {text}" if n else ""}
+            for n, text in enumerate(tiny_texts[:30])
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    corpus = Corpus(CorpusConfig(source=str(folder), validation=0.2))
+    one = here(corpus, tiny_tokenizer, tmp_path / "one")
+    make_all(corpus, tiny_tokenizer, tmp_path / "two", 2)
+    here(corpus, tiny_tokenizer, tmp_path / "two", engine=LOCAL)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert one.manifest["funnel"]["useless"] == 2
+    for split in one.splits.values():
+        assert split.n_documents % 2 == 0
+
+
 def test_texts_at_which_the_tokenizer_fails(
     source: Path, tiny_texts: list[str], tiny_tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

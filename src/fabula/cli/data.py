@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from fabula.cli import console, overrides
+from fabula.cli.parts import source_lines
 from fabula.cli.recipes import Json, RecipePath, Settings
 from fabula.config import Data
 
@@ -86,6 +87,8 @@ def data_show(
         f"ids are {shards.dtype.name}, of a vocabulary of {shards.manifest['vocab_size']:,}; dropped: "
         f"{funnel['duplicates']:,} repeated, {funnel['empty']:,} empty, {funnel['quarantined']:,} unreadable"
     )
+    for line in source_lines(shards.manifest.get("sources", [])):
+        console.out(f"- {line}")
     if packings:
         table = [
             (

@@ -235,7 +235,8 @@ class Met:
     """A document that was read elsewhere: all that decides what becomes of it."""
 
     given: Split | None
-    key: bytes
+    key: bytes  # of its text
+    split_by: bytes  # the key of the text that decides its split
     size: int
     empty: bool
     document: Document  # for its surprisal; its text may be missing
@@ -397,17 +398,17 @@ class Corpus:
                 split: Split | None = None
                 if met.empty:
                     funnel.empty += 1
-                elif met.given == "train" and met.key in held_out:
+                elif met.given == "train" and met.split_by in held_out:
                     funnel.in_validation += 1
                 elif not seen.add(met.key):
                     funnel.duplicates += 1
                 else:
-                    split = met.given or split_of(met.key, self.config.seed, self.config.validation)
+                    split = met.given or split_of(met.split_by, self.config.seed, self.config.validation)
                     if met.given is None and not all(funnel.documents.values()):
-                        position = position_of(met.key, self.config.seed)
+                        position = position_of(met.split_by, self.config.seed)
                         lowest, highest = min(lowest, position), max(highest, position)
                     if met.given == "validation":
-                        held_out.add(met.key)
+                        held_out.add(met.split_by)
                     funnel.keep(split, met.document, met.size)
                 yield split
                 if funnel.records % _CHECK_EVERY == 0:
@@ -415,6 +416,7 @@ class Corpus:
         if funnel.quarantined:
             self._refuse_bad(funnel, at_end=True)
         self._refuse_empty(funnel, lowest, highest)
+        self._training_bytes = funnel.bytes["train"]
 
     def sample(self, max_bytes: int) -> Iterator[str]:
         """Training text of at most `max_bytes` bytes, for a tokenizer: spread evenly over the corpus.
@@ -470,8 +472,10 @@ class Corpus:
         given: Split | None = "train" if self.validation_sources else None
         for component, source in zip(self._components, self.sources, strict=True):
             for document in source.records(reject) if typed else source.documents(reject):
-                part = component and not typed
-                yield given, replace(document, component=component) if part else document
+                if component and isinstance(document, Document):
+                    yield given, replace(document, component=component)
+                else:
+                    yield given, document
 
     def provenance(self) -> list[Data]:
         """Of every source: what it is, its licence, its citation, its revision, its files with sizes and hashes.

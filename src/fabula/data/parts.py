@@ -4,8 +4,8 @@ A corpus is cut into units, its files (a source without files is one unit). Whoe
 it and writes a part, a folder with a manifest:
 
     ids          the ids of its documents, one document after the other, uint32
-    documents    for each document 16 bytes of content key, 4 of ids or what became of it, 4 of bytes of its text,
-                 8 of surprisal in bits (NaN: not known)
+    documents    for each document 16 bytes of content key, as many of the text that decides its split, 4 of ids or what
+                 became of it, 4 of bytes of its text, 8 of surprisal in bits (NaN: not known)
     told.jsonl   what cannot be said in numbers: records that could not be read, texts at which the tokenizer failed
 
 What needs the whole comes last, in one process and in the order of the units: duplicates, the split, the account of
@@ -41,7 +41,7 @@ FORMAT = 1
 
 # What stands for the number of ids of a document that has none.
 _EMPTY, _FAILED = 0xFFFFFFFE, 0xFFFFFFFF
-_RECORD = np.dtype([("key", "V16"), ("ids", "<u4"), ("bytes", "<u4"), ("bits", "<f8")])
+_RECORD = np.dtype([("key", "V16"), ("split_by", "V16"), ("ids", "<u4"), ("bytes", "<u4"), ("bits", "<f8")])
 _BATCH_DOCUMENTS, _BATCH_BYTES = 512, 4 << 20
 
 
@@ -99,7 +99,8 @@ def write(
                     elif text.strip():
                         count = len(result)
                         ids.write(np.asarray(result, dtype="<u4").tobytes())
-                    records[row] = (content_key(text), count, item.size, math.nan if bits is None else bits)
+                    keys = content_key(text), content_key(item.document.split_by)
+                    records[row] = (*keys, count, item.size, math.nan if bits is None else bits)
                 documents.write(records.tobytes())
                 place += len(batch)
         # Reading is ahead of tokenizing: in the order of the documents, and what was met before one before it.
@@ -197,7 +198,7 @@ class Parts:
         place = 0
         with (folder / "ids").open("rb") as ids, (folder / "documents").open("rb") as documents:
             while len(records := np.fromfile(documents, dtype=_RECORD, count=_BATCH_DOCUMENTS)):
-                for key, count, size, bits in records.tolist():
+                for key, split_by, count, size, bits in records.tolist():
                     failed = tell(place)
                     place += 1
                     known = None if math.isnan(bits) else bits
@@ -209,7 +210,7 @@ class Parts:
                     elif count != _EMPTY:
                         encoded = _next(ids, count)
                     stored.append(_Stored(document, size, encoded))
-                    yield Met(unit.given, key, size, count == _EMPTY, document)
+                    yield Met(unit.given, key, split_by, size, count == _EMPTY, document)
         tell(place)
 
 
