@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from fabula.cli import console, overrides
-from fabula.cli.parts import source_lines
 from fabula.cli.recipes import Json, RecipePath, Settings
+from fabula.cli.tables import cleaning_table, dropped_words, source_lines
 from fabula.config import Data
 
 if TYPE_CHECKING:
@@ -41,11 +41,10 @@ def data_prepare(
     loaded = recipes.load(recipe, overrides.split(settings))
     made = Corpus(loaded.corpus)
     with stop_on_signals() as stop, storage.lock(out):
-        watcher = console.Watcher()
-        with watcher.task("learning the tokenizer", None, ""):
-            sample = made.sample(loaded.tokenizer.sample_bytes)
-            learnt = tokenizer_stage.run(loaded.tokenizer, sample, made.training_bytes(), out / "tokenizer")
-        stage.run(loaded.data, made, learnt.tokenizer, out / "data", watcher, stop)
+        sample = made.sample(loaded.tokenizer.sample_bytes)
+        size, watcher = made.training_bytes(), console.Watcher()
+        learnt = tokenizer_stage.run(loaded.tokenizer, sample, size, out / "tokenizer", watcher, stop)
+        stage.run(recipes.data_config(loaded), made, learnt.tokenizer, out / "data", watcher, stop)
     data_show(out, json=json)
 
 
@@ -85,10 +84,12 @@ def data_show(
     funnel = shards.manifest["funnel"]
     console.out(
         f"ids are {shards.dtype.name}, of a vocabulary of {shards.manifest['vocab_size']:,}; dropped: "
-        f"{funnel['duplicates']:,} repeated, {funnel['empty']:,} empty, {funnel['quarantined']:,} unreadable"
+        f"{dropped_words(funnel)}"
     )
     for line in source_lines(shards.manifest.get("sources", [])):
         console.out(f"- {line}")
+    if "cleaning" in funnel:
+        console.out(f"\n{cleaning_table(funnel)}")
     if packings:
         table = [
             (

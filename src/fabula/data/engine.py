@@ -87,7 +87,7 @@ def prepare_parts(
 def _refuse_what_is_not_text(corpus: Corpus) -> None:
     if corpus.config.pair is not None:
         raise InputError("data.engine: pairs are prepared without an engine; leave it out")
-    if getattr(corpus, "cleaner", None):
+    if corpus.cleaner:
         raise InputError(
             "data.engine: text is cleaned without an engine; leave out [corpus.clean], or clean the text before"
         )
