@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fabula import __version__, checkpoint, config, faults, recipe, storage
 from fabula.checkpoint import RunFolder
 from fabula.config import Data, to_data
 from fabula.corpus.run import Corpus, with_stated
 from fabula.data import run as data_stage
+from fabula.data.packing import Packing, figures
 from fabula.data.shards import FORMAT, Shards, dtype_for
 from fabula.device import choose
 from fabula.errors import DamagedError, DivergedError, FabulaError, InputError, MachineError, Stopped
@@ -114,7 +117,7 @@ def check_fit(loaded: Recipe, model: AnyConfig, tokenizer: Tokenizer, shards: Sh
     """InputError for what does not fit together and shows only once there are a tokenizer and shards."""
     check_stride(loaded, model)
     train_stage.check_prompts(loaded.generate, tokenizer, model.context_length)
-    material(loaded.train, model, tokenizer, shards, loaded.seed).fixed(None)
+    material(loaded.train, model, tokenizer, shards, loaded.seed, recipe.feed(loaded)).fixed(None)
 
 
 def check_stride(loaded: Recipe, model: AnyConfig) -> None:
@@ -171,9 +174,16 @@ def plan(
         source, target = corpus.pair_bytes()
         epoch_tokens = int(size / (source + target) * (1 + target / token_bytes))
         pair_tokens = (1 + source / token_bytes, 1 + target / token_bytes)
+    packed: Data = {}
+    row_tokens = float(model.context_length)
+    if loaded.data.packing != "concat":
+        packed = _packed(loaded.data.packing, corpus.document_bytes(), token_bytes, model.context_length)
+        row_tokens *= 1 - packed["waste"]
     device = choose(loaded.train.device, loaded.train.threads)
     with watcher.task("measuring this machine", None, ""):
-        made, speed = train_stage.rehearse(loaded.train, model, loaded.generate, epoch_tokens, device, pair_tokens)
+        made, speed = train_stage.rehearse(
+            loaded.train, model, loaded.generate, epoch_tokens, device, pair_tokens, row_tokens
+        )
         machine = hardware.measure(device, Path.cwd())
     overhead = speed.overhead(len(made.milestones), made.evaluation_rows, loaded.generate, model.context_length)
     planned = plan_stage.run(
@@ -182,7 +192,7 @@ def plan(
             optimizer=to_data(loaded.train)["optimizer"]["kind"],
             steps=made.steps,
             batch_rows=made.batch_rows,
-            row_tokens=min(pair_tokens[1], model.context_length),
+            row_tokens=min(pair_tokens[1], model.context_length) or row_tokens,
             epoch_tokens=epoch_tokens,
             step_seconds=speed.step,
             overhead_seconds=overhead,
@@ -195,7 +205,15 @@ def plan(
     )
     rules = {"tokenizer.vocab_size": rule, **made.rules}
     facts = {"preset": preset, "vocab_size": vocab, "corpus_bytes": size, "epoch_tokens": epoch_tokens, "rules": rules}
+    if packed:
+        facts["packing"] = packed
     return {**facts, **planned.to_data(), "notes": corpus.notes()}
+
+
+def _packed(kind: Packing, sizes: list[int], token_bytes: float, context: int) -> Data:
+    """What a packing would do to documents of some bytes; a document's end is predicted too."""
+    ends = np.cumsum([1 + round(size / token_bytes) for size in sizes], dtype=np.int64)
+    return figures(kind, np.concatenate([[0], ends[:-1]]), int(ends[-1]), context)
 
 
 class _Pipeline:
@@ -375,6 +393,7 @@ class _Pipeline:
             "train": settings,
             "generate": to_data(self.recipe.generate),
             "seed": self.recipe.seed,
+            **_feeding(self.recipe),
         }
         key = storage.hash_data(inputs)
         newest = checkpoint.last(self.folder.root)
@@ -421,6 +440,7 @@ class _Pipeline:
                 facts=facts,
                 progress=self.progress,
                 stop=self.stop,
+                feed=recipe.feed(self.recipe),
             )
         except Stopped as error:
             self._leave("stopped")
@@ -577,6 +597,16 @@ class _Pipeline:
 def settings_that_matter(loaded: Recipe) -> Data:
     """The [train] section without what may differ between two halves of the same run."""
     return {name: value for name, value in to_data(loaded.train).items() if name not in _INCIDENTAL}
+
+
+def _feeding(loaded: Recipe) -> Data:
+    """How the data are read, where that is not as it always was: older runs go on."""
+    found: Data = {}
+    if loaded.data.packing != "concat":
+        found["packing"] = loaded.data.packing
+    if loaded.corpus.mixture:
+        found["mixture"] = to_data(loaded.corpus)["mixture"]
+    return found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

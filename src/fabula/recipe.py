@@ -25,6 +25,7 @@ from fabula.tokenizer.run import TokenizerConfig
 from fabula.train.config import TrainConfig
 
 if TYPE_CHECKING:
+    from fabula.data.mixture import Feed
     from fabula.model.kinds import AnyConfig
 
 
@@ -85,6 +86,10 @@ def resolve(data: Mapping[str, Any], overrides: Iterable[tuple[str, str]] = (), 
         _, model = resolve_model(section, problems)
         if recipe is not None and model is not None:
             check_kinds(recipe.corpus, model, problems)
+            if recipe.corpus.pair is not None and recipe.data.packing != "concat":
+                problems.append(
+                    f'data.packing="{recipe.data.packing}" is for texts; pairs come by their length: leave it out'
+                )
     if problems or recipe is None:
         raise ConfigError(problems, where)
     return recipe
@@ -116,6 +121,13 @@ def data_config(recipe: Recipe) -> DataConfig:
         return recipe.data
     _, model = model_config(recipe)
     return replace(recipe.data, longest=model.context_length - 1)
+
+
+def feed(recipe: Recipe) -> Feed:
+    """How a run reads its data."""
+    from fabula.data.mixture import Feed
+
+    return Feed(recipe.data.packing, recipe.corpus.mixture)
 
 
 def check_kinds(corpus: CorpusConfig, model: AnyConfig, problems: list[str]) -> None:

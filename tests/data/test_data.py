@@ -19,7 +19,7 @@ from fabula.config import Data
 from fabula.corpus.run import CorpusConfig
 from fabula.corpus.run import run as open_corpus
 from fabula.data import packing
-from fabula.data.loader import Loader, permute, validation_rows
+from fabula.data.loader import Loader, permute
 from fabula.data.run import QUARANTINE, DataConfig, content_settings, run
 from fabula.data.shards import Shards, Split, SplitWriter, dtype_for
 from fabula.errors import DamagedError, InputError, MachineError, SourceError, Stopped
@@ -241,23 +241,25 @@ def test_another_seed_another_order_and_another_epoch_another_cut(tiny_data: Sha
 
 
 def test_validation_rows_are_fixed_spread_and_disjoint(tiny_data: Shards) -> None:
-    everything = validation_rows(tiny_data.validation, 16)
+    loader = Loader(tiny_data.validation, 16, 0, True)
+    everything = loader.fixed()
     assert everything.tolist() == [16 * i for i in range(len(everything))]
     assert everything[-1] + 17 <= tiny_data.validation.n_tokens
-    some = validation_rows(tiny_data.validation, 16, 10)
-    assert some.tolist() == validation_rows(tiny_data.validation, 16, 10).tolist()
+    some = loader.fixed(10)
+    assert some.tolist() == Loader(tiny_data.validation, 16, 7, False).fixed(10).tolist()
     assert len(set(some.tolist())) == 10
     assert set(some.tolist()) <= set(everything.tolist())
     assert some[-1] > everything[-1] * 0.8
-    assert validation_rows(tiny_data.validation, 16, 10**9).tolist() == everything.tolist()
+    assert loader.fixed(10**9).tolist() == everything.tolist()
 
 
 def test_too_little_text(tmp_path: Path) -> None:
     split = write(tmp_path, [[1, 2, 3]])
-    with pytest.raises(InputError, match=r"has 5 tokens, one row needs 33.*--model\.context_length"):
+    with pytest.raises(InputError, match=r"has 5 tokens, one row needs 33: give more text.*--model\.context_length"):
         Loader(split, 32, 0, True)
+    split.name = "validation"
     with pytest.raises(InputError, match=r"one row needs 33.*--corpus\.validation"):
-        validation_rows(split, 32)
+        Loader(split, 32, 0, True)
     assert Loader(split, 4, 0, True).n_rows == 1  # exactly enough
 
 

@@ -142,7 +142,7 @@ def test_killed_at_any_moment(prepared: Prepared, tmp_path: Path, cases: int) ->
     for case in range(cases):
         chance = random.Random(case)
         out = tmp_path / str(case) / "data"
-        workers = (0, 1, 2)[case % 3]
+        workers = (0, 1, 2, 3)[case % 4]
         # A process that tokenizes needs a while to start; slowed down, every part of the work is met.
         slow = f"data.encoded=sleep:{0.01 if workers else 0.005}@*"
         span = prepared.seconds + 0.15 + (0.4 if workers else 0.0)
@@ -176,7 +176,7 @@ def test_killed_processes_that_tokenize(prepared: Prepared, tmp_path: Path, case
         chance = random.Random(case)
         out = tmp_path / str(case) / "data"
         slow = "data.encoded=sleep:0.015@*"
-        child = prepared.start(out, workers=1 + case % 2, faults=slow)
+        child = prepared.start(out, workers=1 + case % 3, faults=slow)
         while child.poll() is None:
             time.sleep(chance.uniform(0.2, 0.8))
             for process in workers_of(child):
@@ -336,7 +336,7 @@ def test_the_command_goes_on(cli: Callable[..., tuple[int, str, str]], tmp_path:
 
 
 @pytest.mark.row("D11", cases=1)
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
 def test_neither_workers_nor_the_order_of_listing_matter(
     prepared: Prepared, tiny_tokenizer: Tokenizer, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

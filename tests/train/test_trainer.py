@@ -15,7 +15,7 @@ from torch import nn
 
 from fabula import checkpoint, storage
 from fabula.data.batch import Batch
-from fabula.data.loader import Loader, validation_rows
+from fabula.data.loader import Loader
 from fabula.data.shards import Shards
 from fabula.device import Device
 from fabula.errors import DamagedError, FabulaError, PromptError, Stopped
@@ -302,7 +302,7 @@ def test_metrics_are_cut_back_to_where_a_run_goes_on(tiny_data: Shards, tmp_path
 def evaluator(data: Shards, tokenizer: Tokenizer, steps: list[int], path: Path, stop: StopFlag) -> Evaluate:
     lengths = np.array(tokenizer.byte_lengths(), dtype=np.int64)
     loader = Loader(data.validation, tiny.CONTEXT, 0, True)
-    starts = validation_rows(data.validation, tiny.CONTEXT, 5)
+    starts = loader.fixed(5)
     return Evaluate(steps, loader, starts, 4, lengths, path, Latest(), stop)
 
 

@@ -39,7 +39,7 @@ _VERBS = {
     "compare": ("fabula.cli.compare:compare", "Variants of a recipe, trained alike, side by side."),
     "corpus": ("fabula.cli.corpus:corpus", "Look at a corpus before it is used."),
     "tokenizer": ("fabula.cli.tokenizer:tokenizer", "Train a tokenizer, and see how it cuts a text."),
-    "data": ("fabula.cli.parts:data", "Turn a corpus into shards of ids, and look at them."),
+    "data": ("fabula.cli.data:data", "Turn a corpus into shards of ids, and look at them."),
     "model": ("fabula.cli.parts:model", "List presets, show a model's layers and prices."),
     "verify": ("fabula.cli.verify:verify", "Hash everything of a run, a checkpoint or shards and compare."),
     "doctor": ("fabula.cli.doctor:doctor", "What this machine and this installation can do."),

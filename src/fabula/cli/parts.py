@@ -1,4 +1,4 @@
-"""Verbs for one stage at a time: data, model; those of corpus and tokenizer are in files of their own."""
+"""Verbs of models: list presets, show layers and prices. Those of the stages are in files of their own."""
 
 from __future__ import annotations
 
@@ -8,77 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from fabula.cli import console, overrides
-from fabula.cli.recipes import Json, RecipePath, Settings
-from fabula.cli.tables import cleaning_table, dropped_words, source_lines
+from fabula.cli.recipes import Json, Settings
 from fabula.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from fabula.model.kinds import AnyConfig
 
-data = App(name="data")
 model = App(name="model")
 model.command("fabula.cli.masks:masks", name="masks", help="Draw who may see whom.")
 
 Source = Annotated[str, Parameter(help="fables:es, fables:en, a file, a folder, a pattern or hf:owner/name")]
-
-
-@data.command(name="prepare")
-def data_prepare(
-    recipe: RecipePath,
-    /,
-    *,
-    out: Annotated[Path, Parameter(help="the folder to write: tokenizer/ and data/ appear in it")],
-    json: Json = False,
-    settings: Settings = (),
-) -> None:
-    """The first stages of a recipe: tokenizer and shards of ids."""
-    from fabula import recipe as recipes
-    from fabula import storage
-    from fabula.corpus.run import Corpus
-    from fabula.data import run as stage
-    from fabula.progress import stop_on_signals
-    from fabula.tokenizer import run as tokenizer_stage
-
-    loaded = recipes.load(recipe, overrides.split(settings))
-    made = Corpus(loaded.corpus)
-    with stop_on_signals() as stop, storage.lock(out):
-        sample = made.sample(loaded.tokenizer.sample_bytes)
-        size, watcher = made.training_bytes(), console.Watcher()
-        learnt = tokenizer_stage.run(loaded.tokenizer, sample, size, out / "tokenizer", watcher, stop)
-        stage.run(recipes.data_config(loaded), made, learnt.tokenizer, out / "data", watcher, stop)
-    data_show(out, json=json)
-
-
-@data.command(name="show")
-def data_show(folder: Path, /, *, json: Json = False) -> None:
-    """What shards of ids hold.
-
-    Parameters
-    ----------
-    folder
-        a run folder or a data folder
-    """
-    from fabula.data.shards import Shards
-
-    shards = Shards(folder / "data" if (folder / "data").is_dir() else folder)
-    if json:
-        console.out_json(shards.manifest)
-        return
-    rows = [
-        (name, f"{s.n_documents:,}", f"{s.n_tokens:,}", f"{s.n_bytes:,}", f"{s.n_bytes / max(1, s.n_tokens):.3f}")
-        for name, s in shards.splits.items()
-    ]
-    header = ("split", "documents", "tokens", "bytes", "bytes/token")
-    console.out(console.table(rows, header, right=(1, 2, 3, 4)))
-    funnel = shards.manifest["funnel"]
-    console.out(
-        f"ids are {shards.dtype.name}, of a vocabulary of {shards.manifest['vocab_size']:,}; dropped: "
-        f"{dropped_words(funnel)}"
-    )
-    for line in source_lines(shards.manifest.get("sources", [])):
-        console.out(f"- {line}")
-    if "cleaning" in funnel:
-        console.out(f"\n{cleaning_table(funnel)}")
 
 
 @model.command(name="list")

@@ -143,6 +143,16 @@ def _plan_lines(planned: Data) -> list[str]:
         ),
         ("disk", f"{console.n_bytes(planned['disk_bytes'])}, {console.n_bytes(planned['free_disk_bytes'])} free"),
     ]
+    packed = planned.get("packing")
+    if packed:
+        rows.insert(
+            2,
+            (
+                "rows",
+                f"{packed['packing']}: about {packed['waste']:.1%} padding, {packed['cut'] / packed['documents']:.1%} "
+                f"of the documents cut (from the lengths of {packed['documents']:,} of them)",
+            ),
+        )
     lines = console.table(rows).splitlines()
     return lines + [f"advice: {sentence}" for sentence in planned["advice"]]
 
@@ -194,6 +204,8 @@ def _summary_rows(result: Any) -> list[tuple[str, str]]:
                 f"({trained['tokens_per_second']:,.0f} tokens/s), {trained['epochs']:.2f} passes",
             )
         )
+        for name, part in trained.get("mixture", {}).items():
+            rows.append((f"  {name}", f"{part['share']:.1%} of the tokens, read {part['passes']:.2f} times"))
         rows.append(("memory", f"{console.n_bytes(trained['peak_memory_bytes'])} at most"))
     if result.evaluation:
         scored = result.evaluation["validation"]
@@ -204,6 +216,8 @@ def _summary_rows(result: Any) -> list[tuple[str, str]]:
                 f"({result.evaluation['checkpoint']}, {console.n_bytes(scored['bytes'])} of unseen text)",
             )
         )
+        for name, part in scored.get("components", {}).items():
+            rows.append((f"  {name}", f"{part['bits_per_byte']:.4f} bits per byte ({console.n_bytes(part['bytes'])})"))
         if "translation" in result.evaluation:
             rows += translation_rows(result.evaluation["translation"])
         bits, size = data["validation"].get("surprisal_bits"), data["validation"]["bytes"]

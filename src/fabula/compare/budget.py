@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fabula.config import Data
-from fabula.data.loader import Loader, validation_rows
+from fabula.data.loader import Loader
+from fabula.data.mixture import Feed
 from fabula.data.shards import Shards
 from fabula.device import choose
 from fabula.model.config import ModelConfig
 from fabula.progress import Progress
-from fabula.recipe import Recipe
+from fabula.recipe import Recipe, feed
 from fabula.train import run as train_stage
 from fabula.train.budget import parse_budget
 from fabula.train.config import TrainConfig
+from fabula.train.material import step_rows
 
 Match = Literal["tokens", "flops"]
 
@@ -45,6 +47,7 @@ class Portion:
     tokens_per_step: int
     steps: int
     evaluation_rows: int
+    places_per_step: int = 0  # with padding, which costs as much as text; 0: there is none
 
     @property
     def tokens(self) -> int:
@@ -52,7 +55,7 @@ class Portion:
 
     @property
     def flops(self) -> int:
-        return self.tokens * self.training_flops_per_token
+        return self.steps * (self.places_per_step or self.tokens_per_step) * self.training_flops_per_token
 
     def to_data(self) -> Data:
         return {
@@ -69,15 +72,19 @@ class Portion:
 def settle(loaded: Recipe, model: ModelConfig, shards: Shards, match: Match, progress: Progress) -> Budget:
     """The budget of the first variant's recipe; takes some seconds, as real steps are timed."""
     train, context = loaded.train, model.context_length
-    epoch_rows = Loader(shards.train, context, loaded.seed, train.isolate_documents).n_rows
-    rows = len(validation_rows(shards.validation, context))
+    loader = _loader(loaded, model, shards)
+    checker = Loader(shards.validation, context, loaded.seed, train.isolate_documents, Feed(loaded.data.packing))
+    epoch_rows, rows = loader.n_rows, len(checker.fixed())
     device = choose(train.device, train.threads)
     with progress.task("measuring this machine", None, ""):
-        _, speed = train_stage.rehearse(train, model, loaded.generate, epoch_rows * context, device)
-    plan = train_stage.make_plan(train, model, speed, epoch_rows, rows, loaded.generate)
-    tokens = plan.steps * tokens_per_step(train, model)
+        _, speed = train_stage.rehearse(
+            train, model, loaded.generate, epoch_rows * context, device, row_tokens=loader.row_tokens
+        )
+    plan = train_stage.make_plan(train, model, speed, epoch_rows, rows, loaded.generate, loader.row_tokens)
+    per_step = tokens_per_step(train, model, loader.row_tokens)
+    tokens = plan.steps * per_step
     # "120: given" alone would not say of what.
-    rule = f"{plan.steps:,} steps of {tokens_per_step(train, model):,} tokens"
+    rule = f"{plan.steps:,} steps of {per_step:,} tokens"
     why = plan.rules["train.steps"].partition(": ")[2]
     if why != "given":
         rule += f" ({why})"
@@ -87,26 +94,40 @@ def settle(loaded: Recipe, model: ModelConfig, shards: Shards, match: Match, pro
         given=train.budget,
         match=match,
         tokens=tokens,
-        flops=tokens * model.training_flops_per_token(),
+        flops=plan.steps * plan.batch_rows * context * model.training_flops_per_token(),
         evaluation_tokens=plan.evaluation_rows * context,
         rule=rule,
     )
 
 
-def tokens_per_step(train: TrainConfig, model: ModelConfig) -> int:
-    """Tokens of one optimizer step: whole rows."""
-    return max(1, train.batch_tokens // model.context_length) * model.context_length
+def row_tokens(loaded: Recipe, model: ModelConfig, shards: Shards) -> float:
+    """Predictions of a row of a variant's data, on average; the rest of it is padding."""
+    return _loader(loaded, model, shards).row_tokens
 
 
-def portion(budget: Budget, train: TrainConfig, model: ModelConfig) -> Portion:
+def _loader(loaded: Recipe, model: ModelConfig, shards: Shards) -> Loader:
+    train = loaded.train
+    return Loader(shards.train, model.context_length, loaded.seed, train.isolate_documents, feed(loaded))
+
+
+def tokens_per_step(train: TrainConfig, model: ModelConfig, row_tokens: float = 0.0) -> int:
+    """Tokens of one optimizer step: whole rows, of `row_tokens` predictions each (0: of the whole context)."""
+    each = row_tokens or model.context_length
+    return round(step_rows(train, each) * each)
+
+
+def portion(budget: Budget, train: TrainConfig, model: ModelConfig, row_tokens: float = 0.0) -> Portion:
     """A variant's whole number of steps that comes closest to the budget, at least one."""
-    per_step = tokens_per_step(train, model)
+    context = model.context_length
+    per_step = tokens_per_step(train, model, row_tokens)
+    places = step_rows(train, row_tokens or context) * context
     per_token = model.training_flops_per_token()
-    steps = budget.flops / (per_step * per_token) if budget.match == "flops" else budget.tokens / per_step
+    steps = budget.flops / (places * per_token) if budget.match == "flops" else budget.tokens / per_step
     return Portion(
         parameters=model.n_params(),
         training_flops_per_token=per_token,
         tokens_per_step=per_step,
         steps=max(1, round(steps)),
-        evaluation_rows=max(1, round(budget.evaluation_tokens / model.context_length)),
+        evaluation_rows=max(1, round(budget.evaluation_tokens / context)),
+        places_per_step=places,
     )

@@ -194,6 +194,7 @@ class _Comparison:
     def _settle(self) -> None:
         """Tokenizers and shards, each made once; what fits together; the budget of every variant."""
         models: list[ModelConfig] = []
+        each: list[float] = []
         problems: list[str] = []
         prepared: list[Path] = []
         first: tuple[ModelConfig, Shards] | None = None
@@ -211,6 +212,7 @@ class _Comparison:
                 continue
             prepared.append(folder)
             models.append(model)
+            each.append(budgets.row_tokens(variant.recipe, model, shards))
             data.append((tokenizer.fingerprint, storage.hash_file(shards.folder / storage.MANIFEST)))
             first = first or (model, shards)
         if problems or first is None:
@@ -224,8 +226,8 @@ class _Comparison:
             f"budget of every variant, from {self.budget.given}: {self.budget.rule}; matched by {self.budget.match}"
         )
         self.portions = [
-            budgets.portion(self.budget, variant.recipe.train, model)
-            for variant, model in zip(self.variants, models, strict=True)
+            budgets.portion(self.budget, variant.recipe.train, model, row_tokens)
+            for variant, model, row_tokens in zip(self.variants, models, each, strict=True)
         ]
         self.data["notes"] = self._notes(models, data)
         for sentence in self.data["notes"]:

@@ -27,6 +27,7 @@ class Document:
     `surprisal_bits` is -log2 of its probability, which only the generator knows. `target` is the other half of a
     pair: what is to be written for the text (its translation, its summary); None in a corpus of plain texts.
     `question` is what a conversation that became this text begins with: texts with the same one are not parted.
+    `component` is the name of the part of a mixture that it belongs to.
     """
 
     text: str
@@ -34,6 +35,7 @@ class Document:
     surprisal_bits: float | None = None
     target: str | None = None
     question: str | None = None
+    component: str = ""
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -406,6 +406,9 @@ class Dataset:
         for record in self.records(reject):
             yield as_document(record, self.spec)
 
+    def pieces(self) -> list[Callable[[Reject], Iterator[Document]]]:
+        return [self.documents]
+
     def records(self, reject: Reject) -> Iterator[Record]:
         return islice(self._all(reject), self.limit or None)
 

@@ -8,15 +8,17 @@ files. Documents with the same text are kept once; the first one stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal, overload
 
 from fabula.config import Data, setting, to_data
+from fabula.corpus import mixture
 from fabula.corpus.clean.config import CleanConfig
 from fabula.corpus.clean.run import Cleaner, Cleaning
 from fabula.corpus.document import Document, Quarantined, Reject
+from fabula.corpus.mixture import MixtureComponent
 from fabula.corpus.provenance import stated
 from fabula.corpus.readers import Reading
 from fabula.corpus.records import Kind, Record
@@ -32,6 +34,7 @@ READING_VERSION = 1
 _SMALL_CORPUS_BYTES = 256 << 20
 _FIRST_QUARANTINED = 10
 _CHECK_EVERY = 1000
+_SOURCE = "fables:es"
 _PIECE_CHARACTERS = 1 << 14
 
 
@@ -52,7 +55,10 @@ class CorpusConfig:
     """Where the text comes from, how it is cut into documents, and which of them are for validation."""
 
     source: str = setting(
-        "fables:es", "fables:es | fables:en | fables:es+en, a file, a folder, a pattern or hf:owner/name; or several"
+        _SOURCE, "fables:es | fables:en | fables:es+en, a file, a folder, a pattern or hf:owner/name; or several"
+    )
+    mixture: dict[str, MixtureComponent] = setting(
+        factory=dict, doc="[corpus.mixture.NAME] instead of source: several sources, each with a weight or epochs"
     )
     validation_source: str | None = setting(None, "separate text for validation, instead of a share of the source")
     validation: float = setting(0.05, "share of the documents for validation, above 0 and at most 0.5")
@@ -83,6 +89,9 @@ class CorpusConfig:
             value = getattr(self, name)
             if value is not None and not value.strip(" ,"):
                 raise ValueError(f"{name}={value!r} names nothing; give a file, a folder or fables:es")
+        mixture.check(self.mixture)
+        if self.mixture and self.source != _SOURCE:
+            raise ValueError(f"source={self.source!r} and a mixture: each component names its own source; leave it out")
         if not 0 < self.validation <= 0.5:
             raise ValueError(f"validation={self.validation} must be above 0 and at most 0.5; 0.05 is usual")
         if not 0 <= self.max_quarantined <= 1:
@@ -104,6 +113,8 @@ class CorpusConfig:
                     f'source_field="{self.source_field}" and target_field="{self.target_field}" must be two names of '
                     "fields, or the numbers of two columns counted from 1 (of a table without a row of names)"
                 )
+            if self.mixture:
+                raise ValueError("mixture= is for texts; name the sources of pairs in source, separated by commas")
         if self.pair is not None and self.records not in ("auto", "pairs"):
             raise ValueError(f'records="{self.records}" contradicts source_field and target_field: those make pairs')
         if self.pair is None and self.records == "pairs":
@@ -119,6 +130,11 @@ class CorpusConfig:
         if self.source_field is None or self.target_field is None:
             return None
         return self.source_field, self.target_field
+
+    @property
+    def named(self) -> str:
+        """What the user named, all of it."""
+        return ", ".join(specs for _, specs in _named(self))
 
     def reading(self) -> Reading:
         """How files are read."""
@@ -202,6 +218,30 @@ class Funnel:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A piece of a corpus that can be read without the others: a file, or a source that has none.
+
+    `given` is the split of a validation source and of its counterpart, `component` the part of a mixture.
+    """
+
+    given: Split | None
+    component: str
+    documents: Callable[[Reject], Iterator[Document]]
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """A document that was read elsewhere: all that decides what becomes of it."""
+
+    given: Split | None
+    key: bytes  # of its text
+    split_by: bytes  # the key of the text that decides its split
+    size: int
+    empty: bool
+    document: Document  # for its surprisal; its text may be missing
+
+
 def run(config: CorpusConfig) -> Corpus:
     """The corpus that a configuration names; SourceError when a source is missing, empty or of an unknown kind."""
     return Corpus(config)
@@ -213,9 +253,13 @@ class Corpus:
     def __init__(self, config: CorpusConfig) -> None:
         self.config = config
         reading = config.reading()
-        self.sources = find(
-            config.source, reading, config.split, config.documents, config.seed, to_data(config.dataset)
-        )
+        self.sources: list[Source] = []
+        self._components: list[str] = []  # of each source
+        dataset = to_data(config.dataset)
+        for name, specs in _named(config):
+            found = find(specs, reading, config.split, config.documents, config.seed, dataset)
+            self.sources += found
+            self._components += [name] * len(found)
         self.validation_sources: list[Source] = []
         if config.validation_source is not None:
             # Another seed: a generator that is to validate itself would otherwise repeat the training.
@@ -240,12 +284,15 @@ class Corpus:
         exact = sum(source.disk_bytes for source in sources) < _SMALL_CORPUS_BYTES
         settings = to_data(self.config)
         # Neither where the files lie matters, nor how many bad records would have stopped the run.
-        for name in ("source", "validation_source", "max_quarantined", "licence", "citation", "dataset"):
+        for name in ("source", "validation_source", "max_quarantined", "mixture", "licence", "citation", "dataset"):
             del settings[name]
         # What was prepared before there were these stays valid.
         for name, unset in (("title_field", ""), ("records", "auto")):
             if settings[name] == unset:
                 del settings[name]
+        if self.config.mixture:
+            # Which documents are whose, and nothing of their shares: these are the loader's.
+            settings["components"] = self._components
         if self.config.pair is None:
             # What was prepared before there were pairs stays valid.
             del settings["source_field"], settings["target_field"]
@@ -332,6 +379,45 @@ class Corpus:
             self._refuse_empty(funnel, lowest, highest)
         self._training_bytes = funnel.bytes["train"]
 
+    def units(self) -> list[Unit]:
+        """The corpus in pieces, in the order of reading: one after the other they have all of its documents."""
+        found = [Unit("validation", "", read) for source in self.validation_sources for read in source.pieces()]
+        given: Split | None = "train" if self.validation_sources else None
+        for component, source in zip(self._components, self.sources, strict=True):
+            found += [Unit(given, component, read) for read in source.pieces()]
+        return found
+
+    def sift(self, documents: Iterable[Met], funnel: Funnel) -> Iterator[Split | None]:
+        """What `documents` does, of documents of which only keys are known: the split of each, None if it is dropped.
+
+        The same SourceErrors. Unreadable records were counted by whoever read them.
+        """
+        with Seen() as seen, Seen() as held_out:
+            lowest, highest = 1.0, 0.0
+            for met in documents:
+                split: Split | None = None
+                if met.empty:
+                    funnel.empty += 1
+                elif met.given == "train" and met.split_by in held_out:
+                    funnel.in_validation += 1
+                elif not seen.add(met.key):
+                    funnel.duplicates += 1
+                else:
+                    split = met.given or split_of(met.split_by, self.config.seed, self.config.validation)
+                    if met.given is None and not all(funnel.documents.values()):
+                        position = position_of(met.split_by, self.config.seed)
+                        lowest, highest = min(lowest, position), max(highest, position)
+                    if met.given == "validation":
+                        held_out.add(met.split_by)
+                    funnel.keep(split, met.document, met.size)
+                yield split
+                if funnel.records % _CHECK_EVERY == 0:
+                    self._refuse_bad(funnel)
+        if funnel.quarantined:
+            self._refuse_bad(funnel, at_end=True)
+        self._refuse_empty(funnel, lowest, highest)
+        self._training_bytes = funnel.bytes["train"]
+
     def sample(self, max_bytes: int) -> Iterator[str]:
         """Training text of at most `max_bytes` bytes, for a tokenizer: spread evenly over the corpus.
 
@@ -384,9 +470,12 @@ class Corpus:
             for document in source.records(reject) if typed else source.documents(reject):
                 yield "validation", document
         given: Split | None = "train" if self.validation_sources else None
-        for source in self.sources:
+        for component, source in zip(self._components, self.sources, strict=True):
             for document in source.records(reject) if typed else source.documents(reject):
-                yield given, document
+                if component and isinstance(document, Document):
+                    yield given, replace(document, component=component)
+                else:
+                    yield given, document
 
     def provenance(self) -> list[Data]:
         """Of every source: what it is, its licence, its citation, its revision, its files with sizes and hashes.
@@ -433,24 +522,33 @@ class Corpus:
             if not validation:
                 raise SourceError(f"{config.validation_source}: no documents for validation ({dropped})")
             also = f"{dropped}, {funnel.in_validation:,} that are in {config.validation_source} too"
-            raise SourceError(f"{config.source}: no documents for training ({also}); give it other text")
+            raise SourceError(f"{config.named}: no documents for training ({also}); give it other text")
         if not found:
-            raise SourceError(f"{config.source}: no documents ({dropped}); is this the right text?")
+            raise SourceError(f"{config.named}: no documents ({dropped}); is this the right text?")
         smaller = (
             "cut the text into smaller documents (--corpus.split blank, or line if it has no blank lines; "
             "--corpus.document_bytes 1000)"
         )
         other = f"{smaller}, or give --corpus.validation_source FILE"
         if found == 1:
-            raise SourceError(f"{config.source}: one document cannot be split into training and validation; {other}")
+            raise SourceError(f"{config.named}: one document cannot be split into training and validation; {other}")
         missing = "training" if validation else "validation"
         # The same documents fall at the same places again: this share is certain to leave some on both sides.
         better = _between(lowest, highest)
         advice = f"use --corpus.validation {better:.7g}, or " if 0 < better <= 0.5 else ""
         raise SourceError(
-            f"{config.source}: of {found:,} documents none is for {missing} with --corpus.validation "
+            f"{config.named}: of {found:,} documents none is for {missing} with --corpus.validation "
             f"{config.validation:g}; {advice}{other}"
         )
+
+    def document_bytes(self, most: int = 4000) -> list[int]:
+        """Bytes of documents, before duplicates are left out: the first ones of each source, `most` in all."""
+        each = max(1, most // len(self.sources))
+        return [
+            len(document.text.encode("utf-8"))
+            for source in self.sources
+            for document in islice(source.documents(lambda _: None), each)
+        ]
 
     def pair_bytes(self, most: int = 2000) -> tuple[float, float]:
         """Bytes of a source and of a target: the mean over the first pairs of the corpus."""
@@ -478,6 +576,11 @@ class Corpus:
             for _ in self.documents(Funnel()):
                 pass
         return self._training_bytes or 0
+
+
+def _named(config: CorpusConfig) -> list[tuple[str, str]]:
+    """The components of a mixture and what each reads; or one without a name."""
+    return [(name, component.source) for name, component in config.mixture.items()] or [("", config.source)]
 
 
 def _between(low: float, high: float) -> float:

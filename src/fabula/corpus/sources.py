@@ -12,9 +12,9 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -61,6 +61,9 @@ class Source(Protocol):
 
     def documents(self, reject: Reject) -> Iterator[Document]:
         """The same as texts to pretrain on; SourceError where that makes no sense."""
+
+    def pieces(self) -> list[Callable[[Reject], Iterator[Document]]]:
+        """The same in pieces that can be read by themselves, in order: each file, where that makes no difference."""
 
     def estimated_bytes(self) -> int:
         """About how many bytes of text there are, found without reading all of it."""
@@ -162,6 +165,9 @@ class Generated:
             fable = fables[turn][index]
             yield Document(fable.text, f"{GENERATOR}{self.languages[turn]}[{index}]", fable.surprisal_bits)
 
+    def pieces(self) -> list[Callable[[Reject], Iterator[Document]]]:
+        return [self.documents]
+
     def estimated_bytes(self) -> int:
         sizes = [len(d.text.encode("utf-8")) for d in islice(self.documents(lambda _: None), _PROBED_FABLES)]
         return self.count * sum(sizes) // len(sizes)
@@ -221,12 +227,22 @@ class Files:
     def records(self, reject: Reject) -> Iterator[Record]:
         return islice(self._all(reject), self.limit or None)
 
+    def pieces(self) -> list[Callable[[Reject], Iterator[Document]]]:
+        # A limit counts over all files.
+        return [self.documents] if self.limit else [partial(self._documents, file) for file in self.files]
+
+    def _documents(self, file: TextFile, reject: Reject) -> Iterator[Document]:
+        return (as_document(record, self.spec) for record in self._file(file, reject))
+
     def _all(self, reject: Reject) -> Iterator[Record]:
         for file in self.files:
-            reading = dataclasses.replace(self.reading, records=self.kind)
-            if is_plain(file.path):
-                reading = dataclasses.replace(reading, split=self.cut(file)[0])
-            yield from READERS.get(kind_of(file.path))(file, reading, reject)
+            yield from self._file(file, reject)
+
+    def _file(self, file: TextFile, reject: Reject) -> Iterator[Record]:
+        reading = dataclasses.replace(self.reading, records=self.kind)
+        if is_plain(file.path):
+            reading = dataclasses.replace(reading, split=self.cut(file)[0])
+        yield from READERS.get(kind_of(file.path))(file, reading, reject)
 
     def cut(self, file: TextFile) -> tuple[Mode, str]:
         """Where a plain text file is cut, and why."""

@@ -16,7 +16,7 @@ from fabula.errors import MachineError
 Split = Literal["train", "validation"]
 
 KEY_BYTES = 16
-_CACHE_MIB = 32
+_CACHE_MIB = 16
 
 
 def content_key(text: str | bytes) -> bytes:

@@ -55,7 +55,7 @@ def survey(config: CorpusConfig) -> Data:
     documents, size = sum(funnel.documents.values()), sum(funnel.bytes.values())
     bits = funnel.to_data()["surprisal_bits"]
     return {
-        "source": config.source,
+        "source": config.named,
         "documents": documents,
         "bytes": size,
         "words": words,

@@ -15,6 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fabula import storage
 from fabula.config import Data, to_data
 from fabula.corpus.document import Document, Quarantined, excerpt
@@ -104,6 +107,7 @@ class Filling:
 
     def add(self, items: Sequence[Item], results: Sequence[Encoded]) -> None:
         """Append the next documents; of pairs whole ones. A half that fails takes the other one with it."""
+        waiting: dict[SplitName, list[tuple[Sequence[int] | NDArray[np.uint32], int, str]]] = {}
         for first in range(0, len(items), self._parts):
             record, parts = items[first : first + self._parts], results[first : first + self._parts]
             failure = next((result for result in parts if isinstance(result, Failure)), None)
@@ -115,9 +119,11 @@ class Filling:
             else:
                 for item, result in zip(record, parts, strict=True):
                     assert not isinstance(result, Failure)
-                    self._writers[item.split].add(result, item.size)
+                    waiting.setdefault(item.split, []).append((result, item.size, item.document.component))
             self.done = record[-1].number + 1
             self._unkept += sum(item.size for item in record)
+        for split, documents in waiting.items():
+            self._writers[split].add_all(documents)
         if self._unkept >= _KEEP_BYTES or time.monotonic() >= self._due or self._n_shards() > self._shards:
             self.keep()
 

@@ -2,13 +2,13 @@
 
 The data position is one integer: the number of rows consumed since the start of the run. Row number n belongs to
 epoch n // rows and is that epoch's n % rows-th row of a keyed permutation, so the order depends on the seed alone:
-not on prefetch, batch size or how often the run was stopped. Each epoch cuts its rows at another shift of the stream,
-so that a text seen twice is not cut twice at the same places.
+not on prefetch, batch size or how often the run was stopped. What a row is, `rows.py` knows.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -16,13 +16,14 @@ from collections.abc import Callable, Generator
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from fabula.data import packing
+from fabula.config import Data
 from fabula.data.batch import Batch
+from fabula.data.mixture import Feed, Schedule, Shares, shares
+from fabula.data.rows import make_rows
 from fabula.data.shards import Split
-from fabula.errors import InputError, MachineError
+from fabula.errors import MachineError
 
 Ids = NDArray[np.int64]
 _U64 = np.uint64
@@ -84,51 +85,84 @@ class Batches(Generic[B]):
 
 
 class Loader(Batches[Batch]):
-    """Batches of a split's rows in a fixed pseudo-random order."""
+    """Batches of the rows of a split in a fixed pseudo-random order; of a mixture in its shares.
 
-    def __init__(self, split: Split, context: int, seed: int, isolate_documents: bool) -> None:
-        self.split, self.context, self.seed, self.isolate_documents = split, context, seed, isolate_documents
-        self.name = split.name
-        spare = split.n_tokens - 1 - context
-        if spare < 0:
-            raise InputError(
-                f"the {split.name} split has {split.n_tokens:,} tokens, one row needs {context + 1:,}: give more text, "
-                f"or a smaller --model.context_length"
-            )
-        # The largest shift keeps at least one row, and the number of rows the same in every epoch.
-        self._most_shift = min(context - 1, spare)
-        self.n_rows = packing.n_rows(split.n_tokens, context, self._most_shift)
+    `n_rows` are the rows of an epoch. Of a mixture that is a matter of definition (see `mixture.py`), and each
+    component is passed over in its own time: `passes` counts.
+    """
+
+    def __init__(
+        self, split: Split, context: int, seed: int, isolate_documents: bool, feed: Feed | None = None, padding: int = 0
+    ) -> None:
+        feed = feed or Feed()
+        self.split, self.context, self.seed, self.name = split, context, seed, split.name
+        parts = [split.component(name) for name in feed.mixture] or [split.whole]
+        self.rows = rows = make_rows(split, context, isolate_documents, feed.packing, padding, parts)
+        self._seeds = [seed if part == 0 else mix(seed, part) for part in range(len(parts))]
+        each = [predictions / n for predictions, n in zip(rows.predictions, rows.n_rows, strict=True)]
+        made = Shares((1.0,), rows.n_rows[0])
+        if feed.mixture:
+            made = shares(list(feed.mixture.values()), rows.n_rows, each)
+        self._schedule = Schedule(made.rows, [mix(s, 1 << 32) / (1 << 64) for s in self._seeds])
+        self.n_rows = made.epoch
+        # Predictions of a row, on average; exact where all have the same.
+        mean = math.fsum(share * tokens for share, tokens in zip(made.rows, each, strict=True))
+        self.row_tokens = each[0] if len(set(each)) == 1 else mean
+        # Of the predictions, not of the rows.
+        self.shares = {
+            part.name: share * tokens / self.row_tokens
+            for part, share, tokens in zip(parts, made.rows, each, strict=True)
+        }
+
+    @property
+    def token_bytes(self) -> float:
+        """Bytes of text behind a token, on average."""
+        if len(self.shares) == 1:
+            return self.split.n_bytes / self.split.n_tokens
+        return math.fsum(self.shares[part.name] * part.bytes / part.tokens for part in self.rows.parts)
 
     def batch(self, position: int, rows: int) -> Batch:
         """The rows `position` .. `position + rows` of the run."""
-        return self.rows_at(self._starts(position, rows)[1])
+        return self.rows_at(self._keys(position, rows)[1])
 
     def places(self, position: int, rows: int) -> tuple[list[int], list[int]]:
-        """Of the rows `position` .. `position + rows` of the run: their epochs, and where they begin in the split."""
-        epochs, starts = self._starts(position, rows)
-        return epochs.tolist(), starts.tolist()
+        """Of the rows `position` .. `position + rows` of the run: their passes, and where they begin in the split."""
+        passes, keys = self._keys(position, rows)
+        return passes.tolist(), self.rows.starts(keys).tolist()
 
-    def _starts(self, position: int, rows: int) -> tuple[Ids, Ids]:
-        number = np.arange(position, position + rows)
-        epochs, places = np.divmod(number, self.n_rows)
-        starts = np.empty(rows, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            order = permute(places[here], self.n_rows, mix(self.seed, int(epoch)))
-            starts[here] = order * self.context + self._shift(int(epoch))
-        return epochs, starts
+    def figures(self) -> Data:
+        """What the packing does to the documents of the split."""
+        return self.rows.figures()
 
-    def rows_at(self, starts: Ids) -> Batch:
-        """The rows that begin at given positions of the stream."""
-        ids = torch.from_numpy(self.split.windows(starts, self.context + 1))
-        tokens, targets = ids[:, :-1], ids[:, 1:]
-        if not self.isolate_documents:
-            return Batch(tokens, targets)
-        documents, positions = packing.boundaries(starts, self.context, self.split.document_starts)
-        return Batch(tokens, targets, torch.from_numpy(positions), torch.from_numpy(documents))
+    def passes(self, position: int) -> dict[str, float]:
+        """How often each component was read after so many rows."""
+        counts = self._schedule.counts(position)
+        names = [part.name for part in self.rows.parts]
+        return {name: count / n for name, count, n in zip(names, counts, self.rows.n_rows, strict=True)}
 
-    def _shift(self, epoch: int) -> int:
-        return mix(self.seed + 1, epoch) % (self._most_shift + 1)
+    def rows_at(self, keys: Ids) -> Batch:
+        """The rows of some keys."""
+        return self.rows.batch(keys)
+
+    def fixed(self, most: int | None = None) -> Ids:
+        """The keys of a fixed set of rows for validation: all of them, or `most` spread evenly over the split.
+
+        No two share a target, so no byte is counted twice. What of a stream fills no row is left to `evaluate`, which
+        scores every byte.
+        """
+        return self.rows.fixed(most)
+
+    def _keys(self, position: int, rows: int) -> tuple[Ids, Ids]:
+        parts, numbers = self._schedule.of(np.arange(position, position + rows))
+        passes, keys = np.empty(rows, dtype=np.int64), np.empty(rows, dtype=np.int64)
+        for part in np.unique(parts):
+            n_rows, seed = self.rows.n_rows[part], self._seeds[part]
+            passes[parts == part] = numbers[parts == part] // n_rows
+            for number in np.unique(passes[parts == part]):
+                here = (parts == part) & (passes == number)
+                order = permute(numbers[here] % n_rows, n_rows, mix(seed, int(number)))
+                keys[here] = self.rows.keys(int(part), order, mix(seed + 1, int(number)))
+        return passes, keys
 
 
 class _Ahead(Generic[B]):
@@ -176,24 +210,6 @@ class _Ahead(Generic[B]):
                 return
             except queue.Full:
                 continue
-
-
-def validation_rows(split: Split, context: int, most: int | None = None) -> Ids:
-    """Where the rows of a fixed validation set begin: all of them, or `most` spread evenly over the split.
-
-    Consecutive rows share no target, so no byte is counted twice. The remainder that fills no row is left to
-    `evaluate`, which scores every byte.
-    """
-    rows = packing.n_rows(split.n_tokens, context)
-    if rows == 0:
-        raise InputError(
-            f"the {split.name} split has {split.n_tokens:,} tokens, one row needs {context + 1:,}: raise "
-            "--corpus.validation, or use a smaller --model.context_length"
-        )
-    if most is None or most >= rows:
-        return np.arange(rows, dtype=np.int64) * context
-    chosen = np.floor(np.arange(most) * (rows / most)).astype(np.int64)
-    return chosen * context
 
 
 def permute(index: Ids, n: int, key: int) -> Ids:

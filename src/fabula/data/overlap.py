@@ -41,10 +41,11 @@ _SKETCH = 128
 _BOILERPLATE = 32
 _EXAMPLES = 5
 
-# What bounds the memory, below 200 MB: ids read at once, hashes of validation held at once.
+# What bounds the memory, below 100 MB: ids read at once, hashes of validation held at once.
 _BLOCK = 1 << 15
-_CANDIDATES = 8 * _SKETCH
-_MOST_HASHES = 1 << 21
+_CANDIDATES = 4 * _SKETCH
+_MOST_HASHES = 1 << 19
+_MOST_BITS = 21
 
 _ODD = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio, as in splitmix64
 _MIX = np.uint64(0xD6E8FEB86659FD93)
@@ -65,7 +66,7 @@ def near_copies(
 
     {"validation_documents": all, "judged": those long enough, "near", "share": near / judged (0 when none is judged),
     "examples": up to 5, the nearest first: {"validation", "train": numbers of documents, "containment"}}. Of a large
-    validation split a part is judged, spread evenly: about 2,000 documents, or more if they are short. The result does
+    validation split a part is judged, spread evenly: about 1,000 documents, or more if they are short. The result does
     not depend on `block`, the ids read at once; `advance` is called with the number of training ids after each block.
     """
     k = _shingle_ids(validation, train)
@@ -91,7 +92,7 @@ def near_copies(
 
 def _shingle_ids(*splits: Split) -> int:
     """Ids in a shingle: about 20 bytes of text, three or four words."""
-    n_bytes = sum(int(split.document_bytes.sum()) for split in splits)
+    n_bytes = sum(split.n_bytes for split in splits)
     # All but those that stand before every document and after the last.
     n_ids = sum(max(0, split.n_tokens - split.n_documents - 1) for split in splits)
     return min(max(-(-_SHINGLE_BYTES * n_ids // max(1, n_bytes)), _LEAST_IDS), _MOST_IDS)
@@ -124,7 +125,7 @@ def _hashes(ids: Ints, k: int) -> Hashes:
 def _blocks(split: Split, k: int, block: int) -> Iterator[tuple[int, Hashes]]:
     """All stretches of k ids in the stream: the position of the first, and the hashes from there on."""
     for start in range(0, split.n_tokens - k + 1, block):
-        yield start, _hashes(split.read(start, min(block + k - 1, split.n_tokens - start)), k)
+        yield start, _hashes(split.read(start, min(block + k - 1, split.n_tokens - start), mapped=False), k)
 
 
 class _Documents:
@@ -178,7 +179,7 @@ def _index(split: Split, k: int, block: int) -> _Index:
 
 
 def _candidates(split: Split, k: int, block: int) -> tuple[Ints, Hashes]:
-    """Documents and their shingles' hashes, by hash, each pair once: all, or about 1,000 of a long document."""
+    """Documents and their shingles' hashes, by hash, each pair once: all, or about 500 of a long document."""
     where = _Documents(split, k)
     ends = np.append(split.document_starts, split.n_tokens - 1)[1:]
     lengths = np.maximum(ends - split.document_starts - k, 0)
@@ -241,7 +242,7 @@ class _Finder:
 
     def __init__(self, hashes: Hashes) -> None:
         self.hashes, self.last = hashes, len(hashes) - 1
-        bits = min(max(10, (16 * len(hashes)).bit_length()), 23)
+        bits = min(max(10, (16 * len(hashes)).bit_length()), _MOST_BITS)
         self.shift = np.uint64(64 - bits)
         counts = np.bincount(self._buckets(hashes), minlength=1 << bits)
         self.taken, self.steps = counts > 0, int(counts.max()) - 1

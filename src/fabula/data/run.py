@@ -15,8 +15,11 @@ from fabula import faults, storage
 from fabula.config import Data, setting
 from fabula.corpus.run import Corpus, Funnel
 from fabula.data.encoding import Encoder, Here, Item, Processes, usual_processes
+from fabula.data.engine import EngineConfig, prepare_parts
 from fabula.data.filling import QUARANTINE, Filling
 from fabula.data.overlap import near_copies
+from fabula.data.packing import Packing
+from fabula.data.parts import Parts
 from fabula.data.shards import FORMAT, Shards, dtype_for, open_splits
 from fabula.errors import InputError
 from fabula.progress import Progress, StopFlag, Task
@@ -44,6 +47,11 @@ class DataConfig:
         0,
         "documents with more tokens are left out; 0 = none, context = those that do not fit the model's",
     )
+    packing: Packing = setting(
+        "concat", "rows: stretches of the stream, whole documents fitted together, or one document each with padding"
+    )
+
+    engine: EngineConfig = setting(factory=EngineConfig, doc="who prepares a corpus that is too large for one machine")
 
     def __post_init__(self) -> None:
         for name in ("batch_documents", "shard_tokens"):
@@ -59,6 +67,12 @@ def content_settings(config: DataConfig) -> Data:
     """The settings on which the content of the folder depends; with the others it may be gone on with."""
     # What was prepared before there was this setting stays valid.
     return {"shard_tokens": config.shard_tokens, **({"longest": config.longest} if config.longest else {})}
+
+
+def content_key(config: DataConfig, corpus: str, tokenizer: str) -> str:
+    """A hash of all that the content of the folder depends on; corpus and tokenizer by their fingerprints."""
+    settings = content_settings(config)
+    return storage.hash_data({"format": FORMAT, "tokenizer": tokenizer, "corpus": corpus, "data": settings})
 
 
 def run(
@@ -84,15 +98,13 @@ def run(
     pairs = corpus.config.pair is not None
     if pairs:
         facts["records"] = "pairs"
-    key = storage.hash_data(
-        {
-            "format": FORMAT,
-            "tokenizer": tokenizer.fingerprint,
-            "corpus": facts["corpus"],
-            "data": content_settings(config),
-        }
-    )
+    key = content_key(config, facts["corpus"], tokenizer.fingerprint)
     allowed = corpus.config.max_quarantined
+    parts = None
+    work = folder.with_name(f".parts-{folder.name}")
+    if config.engine.name != "none":
+        prepare_parts(config.engine, corpus, tokenizer, work, key, progress, stop)
+        parts = Parts(work, corpus.units())
     with storage.publish_in_lives(folder, key, facts) as unfinished:
         with Filling(unfinished, tokenizer, config.shard_tokens, pairs, config.longest) as filling:
             if filling.found:
@@ -101,9 +113,15 @@ def run(
                 progress.note("what was kept of the shards is not all there: they are made anew")
             funnel = Funnel(sink=filling.quarantine)
             size = corpus.estimated_bytes()
-            with ExitStack() as stack, progress.task("tokenizing", size, "bytes") as task:
-                encoder = _encoder(config.workers, size, tokenizer, filling, progress, stack)
-                batches = _batches(corpus, funnel, filling, config.batch_documents, task, stop)
+            what = "tokenizing" if parts is None else "joining the parts"
+            with ExitStack() as stack, progress.task(what, size, "bytes") as task:
+                encoder: Encoder
+                if parts is None:
+                    encoder = _encoder(config.workers, size, tokenizer, filling, progress, stack)
+                    batches = _batches(corpus, funnel, filling, config.batch_documents, task, stop)
+                else:
+                    encoder = parts
+                    batches = parts.batches(corpus, funnel, filling, config.batch_documents, task, stop)
                 for batch, results in encoder.encode(batches, stop):
                     filling.add(batch, results)
                     faults.point("data.encoded")
@@ -119,6 +137,8 @@ def run(
         facts["funnel"] = funnel.to_data()
         facts["overlap"] = _overlap(unfinished.folder, facts, progress, stop)
         storage.remove(unfinished.folder / FILE)
+    if parts is not None:
+        storage.remove(work)
     return Shards(folder)
 
 
@@ -145,7 +165,8 @@ def _batches(
     for split, document in corpus.documents(funnel):
         items = []
         for text in document.texts:
-            items.append(Item(number, split, replace(document, text=text), len(text.encode("utf-8"))))
+            one = document if document.target is None else replace(document, text=text)
+            items.append(Item(number, split, one, len(text.encode("utf-8"))))
             number += 1
         size += sum(item.size for item in items)
         if number <= filling.found:

@@ -34,6 +34,7 @@ from fabula.errors import DamagedError, InputError
 FORMAT = 1
 _SHARD_TOKENS = 128 * 1024 * 1024
 _INDEX = struct.Struct("<qq")
+_INDEX_BLOCK = 1 << 16  # entries that are read at once
 
 Ids = NDArray[np.int64]
 
@@ -57,6 +58,7 @@ class SplitWriter:
         self.dtype, self.vocab_size, self.shard_tokens = dtype_for(vocab_size), vocab_size, shard_tokens
         self.n_tokens = self.n_documents = self.n_bytes = 0
         self._shards: list[Data] = []
+        self._components: list[Data] = []
         self._tokens: BinaryIO | None = None
         self._documents: BinaryIO | None = None
         self._unflushed: set[Path] = set()
@@ -74,21 +76,38 @@ class SplitWriter:
         """Shards that were begun."""
         return len(self._shards)
 
-    def add(self, ids: Sequence[int] | NDArray[Any], n_bytes: int) -> None:
-        """Append one document: its ids (without special ones) and the bytes of its text."""
-        row = np.empty(len(ids) + 1, dtype=np.int64)
-        row[0] = self.end_of_document
-        row[1:] = ids
+    def add(self, ids: Sequence[int] | NDArray[Any], n_bytes: int, component: str = "") -> None:
+        """Append one document: its ids (without special ones), the bytes of its text, its component of a mixture.
+
+        The documents of a component come one after the other.
+        """
+        self.add_all([(ids, n_bytes, component)])
+
+    def add_all(self, documents: Sequence[tuple[Sequence[int] | NDArray[Any], int, str]]) -> None:
+        """Append several, each as for `add`. A shard ends with the document that fills it."""
+        begin = np.array([self.end_of_document])
+        parts = [part for ids, _, _ in documents for part in (begin, ids)]
+        row = np.concatenate(parts, dtype=np.int64, casting="unsafe") if parts else np.zeros(0, dtype=np.int64)
         if row.max(initial=0) >= self.vocab_size or row.min(initial=0) < 0:
             raise ValueError(f"id {row.max()} does not fit a vocabulary of {self.vocab_size}")
-        if self._tokens is None or self._shards[-1]["tokens"] >= self.shard_tokens:
-            self._open()
-        assert self._documents is not None
-        self._documents.write(_INDEX.pack(self.n_tokens, n_bytes))
-        self._shards[-1]["documents"] += 1
-        self._write(row)
-        self.n_documents += 1
-        self.n_bytes += n_bytes
+        sizes = np.array([n_bytes for _, n_bytes, _ in documents], dtype=np.int64)
+        ends = np.cumsum([len(ids) + 1 for ids, _, _ in documents])
+        done = written = 0
+        while done < len(documents):
+            if self._tokens is None or self._shards[-1]["tokens"] >= self.shard_tokens:
+                self._open()
+            room = self.shard_tokens - self._shards[-1]["tokens"]
+            stop = min(len(documents), done + 1 + int(np.searchsorted(ends[done:] - written, room)))
+            starts = self.n_tokens + np.concatenate([[written], ends[done : stop - 1]]) - written
+            assert self._documents is not None
+            self._documents.write(np.stack([starts, sizes[done:stop]], axis=1).astype("<i8").tobytes())
+            self._shards[-1]["documents"] += stop - done
+            self._write(row[written : ends[stop - 1]])
+            done, written = stop, int(ends[stop - 1])
+        self.n_documents += len(documents)
+        self.n_bytes += int(sizes.sum())
+        for ids, n_bytes, component in documents:
+            self._count(component, len(ids) + 1, n_bytes)
 
     def finish(self) -> Data:
         """Close the stream with the last end-of-document id; returns the split's facts for the manifest."""
@@ -99,12 +118,15 @@ class SplitWriter:
 
     def facts(self) -> Data:
         """What was written so far."""
-        return {
+        facts = {
             "documents": self.n_documents,
             "tokens": self.n_tokens,
             "bytes": self.n_bytes,
             "shards": [dict(shard) for shard in self._shards],
         }
+        if self._components:
+            facts["components"] = [dict(component) for component in self._components]
+        return facts
 
     def flush(self) -> None:
         """Bring what was written so far to the disk."""
@@ -128,6 +150,7 @@ class SplitWriter:
                 raise DamagedError(f"{path}: shorter than was kept")
         self.n_documents, self.n_tokens, self.n_bytes = facts["documents"], facts["tokens"], facts["bytes"]
         self._shards = [dict(shard) for shard in facts["shards"]]
+        self._components = [dict(component) for component in facts.get("components", [])]
         for path, length in lengths.items():
             with path.open("rb+") as file:
                 file.truncate(length)
@@ -144,6 +167,14 @@ class SplitWriter:
             if file is not None:
                 file.close()
         self._tokens = self._documents = None
+
+    def _count(self, component: str, n_tokens: int, n_bytes: int) -> None:
+        if not component:
+            return
+        if not self._components or self._components[-1]["name"] != component:
+            self._components.append({"name": component, "documents": 0, "tokens": 0, "bytes": 0})
+        for what, amount in (("documents", 1), ("tokens", n_tokens), ("bytes", n_bytes)):
+            self._components[-1][what] += amount
 
     def _write(self, ids: Ids) -> None:
         assert self._tokens is not None
@@ -177,11 +208,27 @@ class _Shard:
     path: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A stretch of a split that is a part of its own: the documents of one source of a mixture, or all of them.
+
+    `tokens` are its ids, from the one before its first document to its last document's last: as many as there are
+    predictions of it, because the id that ends it begins what follows.
+    """
+
+    name: str
+    first_document: int
+    documents: int
+    first_token: int
+    tokens: int
+    bytes: int
+
+
 class Split:
     """One split's stream, memory-mapped: opening reads nothing, and compares sizes."""
 
     def __init__(self, folder: Path, name: str, facts: Data, dtype: np.dtype[Any], vocab_size: int) -> None:
-        self.name, self.vocab_size = name, vocab_size
+        self.name, self.vocab_size, self._dtype = name, vocab_size, dtype
         self.n_tokens: int = facts["tokens"]
         self.n_documents: int = facts["documents"]
         self.n_bytes: int = facts["bytes"]
@@ -198,45 +245,79 @@ class Split:
             self._indexes.append(index)
             position += shard["tokens"]
             n_documents += n_bytes // _INDEX.size
+        self.components = _components(facts, name)
         if (position, n_documents) != (self.n_tokens, self.n_documents):
             raise DamagedError(
                 f"{folder}: the shards of {name} have {position:,} ids and {n_documents:,} documents, the manifest "
                 f"says {self.n_tokens:,} and {self.n_documents:,}; prepare the data again"
             )
 
+    @property
+    def whole(self) -> Component:
+        """All of it."""
+        return Component("", 0, self.n_documents, 0, max(0, self.n_tokens - 1), self.n_bytes)
+
+    def component(self, name: str) -> Component:
+        """The component of a mixture that has a name; InputError when no document of it is there."""
+        found = self.components.get(name)
+        if found is None:
+            have = (
+                f"it has those of {', '.join(self.components)}" if self.components else "it was prepared as no mixture"
+            )
+            raise InputError(f"the {self.name} split has no document of {name}: {have}")
+        return found
+
     @cached_property
     def document_starts(self) -> Ids:
         """Where each document begins in the stream (at the end-of-document id before it)."""
-        return np.ascontiguousarray(self._index[:, 0])
+        return self._column(0)
 
     @cached_property
     def document_bytes(self) -> Ids:
         """Bytes of each document's text."""
-        return np.ascontiguousarray(self._index[:, 1])
+        return self._column(1)
 
-    @cached_property
-    def _index(self) -> Ids:
-        # Read when first asked for: most of what opens shards never does.
-        parts = [np.fromfile(path, dtype="<i8").reshape(-1, 2) for path in self._indexes]
-        return np.concatenate(parts) if parts else np.zeros((0, 2), dtype=np.int64)
+    def _column(self, column: int) -> Ids:
+        # Read when first asked for, since most of what opens shards never does; and bit by bit, so that the other
+        # column of millions of documents takes no memory.
+        found = np.empty(self.n_documents, dtype=np.int64)
+        place = 0
+        for path in self._indexes:
+            with path.open("rb") as file:
+                while len(part := np.fromfile(file, dtype="<i8", count=2 * _INDEX_BLOCK).reshape(-1, 2)):
+                    found[place : place + len(part)] = part[:, column]
+                    place += len(part)
+        return found
 
-    def read(self, start: int, length: int) -> Ids:
-        """`length` ids from position `start` of the stream, across shards; DamagedError for an impossible one."""
+    def read(self, start: int, length: int, mapped: bool = True) -> Ids:
+        """`length` ids from position `start` of the stream, across shards; DamagedError for an impossible one.
+
+        Not `mapped`: through the files, so that of a pass over everything nothing stays in this process's memory.
+        """
         if start < 0 or start + length > self.n_tokens:
             raise IndexError(f"{start}..{start + length} is outside the {self.n_tokens} ids of {self.name}")
         parts = []
         for shard in self._shards:
             first, last = max(start, shard.start), min(start + length, shard.start + len(shard.tokens))
-            if first < last:
+            if first >= last:
+                continue
+            if mapped:
                 parts.append(shard.tokens[first - shard.start : last - shard.start])
+            else:
+                dtype = shard.tokens.dtype
+                offset = (first - shard.start) * dtype.itemsize
+                parts.append(np.fromfile(shard.path, dtype=dtype, count=last - first, offset=offset))
         ids = np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
         self._check_ids(ids[None, :], np.array([start]))
         return ids
 
-    def documents(self) -> Iterator[tuple[list[int], int]]:
+    def documents(self, part: Component | None = None) -> Iterator[tuple[list[int], int]]:
         """The documents in order: their ids without the special ones around them, and the bytes of their text."""
-        ends = np.append(self.document_starts[1:], self.n_tokens - 1)
-        for start, end, n_bytes in zip(self.document_starts, ends, self.document_bytes, strict=True):
+        part = part or self.whole
+        ours = slice(part.first_document, part.first_document + part.documents)
+        starts = self.document_starts[ours]
+        ends = np.append(starts[1:], part.first_token + part.tokens)
+        for start, end, n_bytes in zip(starts, ends, self.document_bytes[ours], strict=True):
             yield self.read(int(start) + 1, int(end - start) - 1).tolist(), int(n_bytes)
 
     def windows(self, starts: Ids, length: int) -> Ids:
@@ -247,6 +328,20 @@ class Split:
             self._check_ids(ids, starts)
             return ids
         return np.stack([self.read(int(start), length) for start in starts])
+
+    def at(self, places: Ids) -> Ids:
+        """The ids at any places, one after the other; DamagedError for an impossible one."""
+        if len(self._shards) == 1:
+            ids = self._shards[0].tokens[places].astype(np.int64)
+        else:
+            ids = np.empty(len(places), dtype=np.int64)
+            owners = np.searchsorted([shard.start for shard in self._shards], places, side="right") - 1
+            for number in np.unique(owners):
+                here = owners == number
+                shard = self._shards[number]
+                ids[here] = shard.tokens[places[here] - shard.start]
+        self._check_ids(ids[:, None], places)
+        return ids
 
     def stretches(self, starts: Ids, lengths: Ids, padding: int) -> Ids:
         """Stretches of any lengths, `padding` after each, shape (len(starts), longest); DamagedError as for `read`."""
@@ -297,6 +392,22 @@ def _check_size(path: Path, count: int, each: int, what: str) -> None:
         raise DamagedError(
             f"{path}: {size:,} bytes, {count:,} {what} of the manifest take {count * each:,}; prepare the data again"
         )
+
+
+def _components(facts: Data, name: str) -> dict[str, Component]:
+    """The components of a mixture: they lie one after the other."""
+    found: dict[str, Component] = {}
+    documents = tokens = 0
+    for part in facts.get("components", []):
+        called = part["name"]
+        found[called] = Component(called, documents, part["documents"], tokens, part["tokens"], part["bytes"])
+        documents, tokens = documents + part["documents"], tokens + part["tokens"]
+    if found and (documents, tokens) != (facts["documents"], facts["tokens"] - 1):
+        raise DamagedError(
+            f"the components of the {name} split have {documents:,} documents and {tokens:,} tokens, the manifest says "
+            f"{facts['documents']:,} and {facts['tokens'] - 1:,}; prepare the data again"
+        )
+    return found
 
 
 def open_splits(folder: Path, manifest: Data) -> dict[str, Split]:

@@ -13,7 +13,7 @@ from fabula.corpus.document import Quarantined
 from fabula.corpus.run import CorpusConfig
 from fabula.corpus.sources import Source, find
 from fabula.data.pairs import PairLoader
-from fabula.data.shards import Split
+from fabula.data.shards import Component, Split
 from fabula.device import Device
 from fabula.errors import InputError, SourceError
 from fabula.evaluate import translation
@@ -34,9 +34,13 @@ class Evaluation:
     score: Score
     sha256: str
     quarantined: int = 0
+    components: dict[str, Score] = field(default_factory=dict)  # of a mixture
 
     def to_data(self) -> Data:
-        return {"name": self.name, "sha256": self.sha256, "quarantined": self.quarantined, **self.score.to_data()}
+        data = {"name": self.name, "sha256": self.sha256, "quarantined": self.quarantined, **self.score.to_data()}
+        if self.components:
+            data["components"] = {name: score.to_data() for name, score in self.components.items()}
+        return data
 
 
 @dataclass(slots=True)
@@ -132,7 +136,8 @@ def run_on_split(
     progress: Progress,
     stop: StopFlag,
 ) -> Evaluation | PairEvaluation:
-    """Score the validation split of a run's own data: its first documents, up to `validation_bytes`.
+    """Score the validation split of a run's own data: its first documents, up to `validation_bytes`. Of a mixture the
+    first of each component, to its part of them, also told apart.
 
     Of pairs the bytes are the targets', and as many pairs as have about so many are spread evenly over the split.
     """
@@ -140,30 +145,33 @@ def run_on_split(
         return _run_on_split_of_pairs(config, model, tokenizer, split, device, progress, stop)
     digest = hashlib.sha256()
 
-    def documents() -> Iterator[tuple[list[int], int]]:
+    def documents(part: Component, most: float) -> Iterator[tuple[list[int], int]]:
         done = 0
-        for ids, n_bytes in split.documents():
+        for ids, n_bytes in split.documents(part):
             faults.point("evaluate.scoring")
             stop.check("evaluating")
             digest.update(n_bytes.to_bytes(8, "little") + tokenizer.decode_bytes(ids))
             yield ids, n_bytes
             done += n_bytes
-            if config.validation_bytes and done >= config.validation_bytes:
+            if done >= most:
                 return
 
     limit = min(split.n_bytes, config.validation_bytes or split.n_bytes)
+    scores = {}
     with progress.task("scoring", limit, "bytes") as task:
-        score = score_documents(
-            model,
-            documents(),
-            tokenizer.special.end_of_document,
-            device,
-            config.stride or None,
-            config.batch_rows,
-            task.advance,
-            tokenizer.special.begin,
-        )
-    return Evaluation("validation split", score, digest.hexdigest())
+        for part in split.components.values() or [split.whole]:
+            scores[part.name] = score_documents(
+                model,
+                documents(part, limit * part.bytes / max(1, split.n_bytes)),
+                tokenizer.special.end_of_document,
+                device,
+                config.stride or None,
+                config.batch_rows,
+                task.advance,
+                tokenizer.special.begin,
+            )
+    score = sum(scores.values(), Score())
+    return Evaluation("validation split", score, digest.hexdigest(), components=scores if split.components else {})
 
 
 def _run_on_split_of_pairs(

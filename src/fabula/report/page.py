@@ -93,13 +93,34 @@ def record_name(records: Records) -> str:
     return "pair" if records.summary.text("data", "records") == "pairs" else "document"
 
 
+def feeding(records: Records) -> list[Fact]:
+    """How rows were filled, and how often each component of a mixture was read, where the run says so."""
+    facts = []
+    packing = records.summary.table("train", "packing")
+    waste, cut, documents = packing.number("waste"), packing.number("cut"), packing.number("documents")
+    if waste is not None and cut is not None and documents:
+        where = f"packing {packing.text('packing')}; {100 * cut / documents:.1f} % of the documents are cut"
+        facts.append(Fact("padding", f"{100 * waste:.1f} %", where))
+    for name, _ in records.summary.pairs("train", "mixture"):
+        part = records.summary.table("train", "mixture", name)
+        share, passes = part.number("share"), part.number("passes")
+        bits = records.evaluation.number("validation", "components", name, "bits_per_byte")
+        if share is not None and passes is not None:
+            scored = "" if bits is None else f"; {wording.bits(bits)} bits per byte"
+            facts.append(Fact(name, f"{100 * share:.1f} %", f"of the tokens, read {passes:.2f} times{scored}"))
+    return facts
+
+
 def corpus_name(records: Records) -> str:
     """What a person would call the text: its name, its file, or the kind of its source."""
     corpus = records.recipe.table("corpus")
     for path in (("name",), ("source", "name")):
         if corpus.text(*path):
             return corpus.text(*path)
-    spec = corpus.text("source") or corpus.text("source", "path") or corpus.text("path")
+    mixed = [corpus.text("mixture", name, "source") for name, _ in corpus.pairs("mixture")]
+    spec = (
+        ",".join(filter(None, mixed)) or corpus.text("source") or corpus.text("source", "path") or corpus.text("path")
+    )
     named = [_source_name(part.strip()) for part in spec.split(",") if part.strip()]
     return " and ".join(named) or corpus.text("source", "kind") or corpus.text("kind")
 
@@ -370,6 +391,7 @@ def data(records: Records) -> Section | None:
     sha256 = records.evaluation.text("validation", "sha256")
     if sha256:
         facts.append(Fact("validation text", sha256[:16], "first digits of its SHA-256"))
+    facts += feeding(records)
     for source in found.tables("sources"):
         licence, where = source.text("licence"), source.text("licence_from")
         note = f"{source.text('spec')}, as {where} says" if licence else f"{source.text('spec')} says nothing of one"

@@ -1,7 +1,7 @@
 """What does a run learn from? Rows of packed text, or pairs; the trainer sees batches and no difference.
 
-A row of text always has `context_length` predictions. Of pairs each has its own number; `batch_tokens` then means that
-many predictions in a step on average, and rows = batch_tokens / (mean predictions of a pair).
+A row of text has `context_length` predictions, or fewer where it is padded. Pairs differ too. `batch_tokens` then means
+that many predictions in a step on average, and rows = batch_tokens / (mean predictions of a row or a pair).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabula.data.batch import Batch
-from fabula.data.loader import Loader, validation_rows
+from fabula.data.loader import Loader
+from fabula.data.mixture import Feed
+from fabula.data.packing import sentence as packing_note
 from fabula.data.pairs import PairBatch, PairLoader
 from fabula.data.shards import Shards
 from fabula.errors import InputError
@@ -52,7 +54,14 @@ def step_rows(config: TrainConfig, row_tokens: float) -> int:
     return max(1, round(config.batch_tokens / row_tokens) if row_tokens % 1 else config.batch_tokens // int(row_tokens))
 
 
-def material(config: TrainConfig, model: AnyConfig, tokenizer: Tokenizer, shards: Shards, seed: int) -> Material:
+def material(
+    config: TrainConfig,
+    model: AnyConfig,
+    tokenizer: Tokenizer,
+    shards: Shards,
+    seed: int,
+    feed: Feed | None = None,
+) -> Material:
     """What a model of that kind learns from; InputError when the shards are of the other kind."""
     if isinstance(model, EncoderDecoderConfig) != shards.pairs:
         # A recipe is refused before it comes to this.
@@ -62,23 +71,31 @@ def material(config: TrainConfig, model: AnyConfig, tokenizer: Tokenizer, shards
         )
     if isinstance(model, EncoderDecoderConfig):
         return _pairs(config, model, tokenizer, shards, seed)
-    return _texts(config, model, shards, seed)
+    return _texts(config, model, tokenizer, shards, seed, feed or Feed())
 
 
-def _texts(config: TrainConfig, model: ModelConfig, shards: Shards, seed: int) -> Material:
-    context = model.context_length
-    loader = Loader(shards.train, context, seed, config.isolate_documents)
-    rows = step_rows(config, context)
+def _texts(
+    config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer, shards: Shards, seed: int, feed: Feed
+) -> Material:
+    context, padding = model.context_length, tokenizer.special.filler
+    loader = Loader(shards.train, context, seed, config.isolate_documents, feed, padding)
+    # Validation text is scored as it is, whatever the shares of a mixture.
+    as_it_is = Feed(feed.packing)
+    checker = Loader(shards.validation, context, seed, config.isolate_documents, as_it_is, padding)
+    rows = step_rows(config, loader.row_tokens)
+    notes = []
+    if feed.packing != "concat":
+        notes.append(f"{packing_note(loader.figures())}; {rows:,} rows a step")
     return Material(
         loader=loader,
-        checker=Loader(shards.validation, context, seed, config.isolate_documents),
+        checker=checker,
         rows=rows,
-        row_tokens=context,
-        bits_per_token_byte=shards.train.n_tokens / max(1, shards.train.n_bytes) / log(2),
-        fixed=lambda most: validation_rows(shards.validation, context, most),
+        row_tokens=loader.row_tokens,
+        bits_per_token_byte=1 / max(loader.token_bytes, 1e-9) / log(2),
+        fixed=checker.fixed,
         typical=loader.batch(0, rows),
         examples=[],
-        notes=[],
+        notes=notes,
     )
 
 

@@ -23,7 +23,9 @@ from fabula import faults, storage
 from fabula.checkpoint import RunFolder
 from fabula.config import Data
 from fabula.data.batch import Batch
-from fabula.data.pairs import PairBatch
+from fabula.data.loader import Loader
+from fabula.data.mixture import Feed
+from fabula.data.pairs import PairBatch, PairLoader
 from fabula.data.shards import Shards
 from fabula.device import Device, choose, environment, seed_everything
 from fabula.errors import DamagedError, PromptError
@@ -44,6 +46,9 @@ from fabula.train.speed import Speed, measure
 from fabula.train.trainer import Callback, Trainer
 
 Lengths = NDArray[np.int64]
+
+# Passes over one text until which repeating it is nearly as good as new text (arXiv:2305.16264).
+_WORN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +87,13 @@ def run(
     facts: Data,
     progress: Progress,
     stop: StopFlag,
+    feed: Feed | None = None,
 ) -> TrainResult:
     """Train in a run folder, from its newest checkpoint if there is one. `facts` go into every manifest."""
     folder = RunFolder(run_folder)
     shards.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
     device = choose(config.device, config.threads)
-    made = material(config, model_config, tokenizer, shards, seed)
+    made = material(config, model_config, tokenizer, shards, seed, feed)
     resumed = checkpoints.newest_sound(run_folder, progress.note)
     _require_disk(folder, model_config, config.keep)
     seed_everything(seed)
@@ -118,7 +124,7 @@ def run(
             )
     for name, rule in plan.rules.items():
         progress.note(f"{name}: {rule}")
-    for sentence in made.notes:
+    for sentence in (*made.notes, *_mixture_notes(made.loader, plan.steps * plan.batch_rows)):
         progress.note(sentence)
 
     latest, watch = Latest(), Watch()
@@ -154,6 +160,8 @@ def run(
             evaluate.starts = made.fixed(plan.evaluation_rows)
             task.resize(steps)
             progress.note(f"train.steps: {plan.rules['train.steps']}")
+            for sentence in _mixture_notes(made.loader, steps * plan.batch_rows):
+                progress.note(sentence)
 
         if settling:
             callbacks.insert(0, Settle(plan.seconds, plan.step_seconds, settle))
@@ -180,6 +188,7 @@ def run(
     result = {
         **watch.facts,
         "epochs": trainer.position / made.loader.n_rows,
+        **_feeding(made.loader, trainer.position),
         "best_step": latest.best_step,
         "last_step": trainer.step,
         "validation": None if latest.score is None else latest.score.to_data(),
@@ -187,6 +196,35 @@ def run(
         "entered_at_step": 0 if resumed is None else resumed.step,
     }
     return TrainResult(plan, result, environment(device), samples.newest)
+
+
+def _feeding(loader: Loader | PairLoader, position: int) -> Data:
+    """What became of the packing and of the shares of a mixture, where there is something to tell."""
+    if isinstance(loader, PairLoader):
+        return {}
+    found: Data = {}
+    if loader.rows.kind != "concat":
+        found["packing"] = loader.figures()
+    if len(loader.shares) > 1:
+        passes = loader.passes(position)
+        found["mixture"] = {name: {"share": loader.shares[name], "passes": passes[name]} for name in loader.shares}
+    return found
+
+
+def _mixture_notes(loader: Loader | PairLoader, rows: int) -> list[str]:
+    """How often each component of a mixture is read in so many rows."""
+    if isinstance(loader, PairLoader) or len(loader.shares) < 2:
+        return []
+    passes = loader.passes(rows)
+    told = (f"{name} {loader.shares[name]:.1%} of the tokens, read {passes[name]:,.2f} times" for name in passes)
+    notes = [f"mixture: {'; '.join(told)}"]
+    for name, times in passes.items():
+        if times > _WORN:
+            notes.append(
+                f"{name} is read {times:,.1f} times: beyond about {_WORN} passes repeated text teaches much less than "
+                "new text (Muennighoff et al. 2023); give it a smaller weight, or more text"
+            )
+    return notes
 
 
 def check_prompts(sampling: GenerateConfig, tokenizer: Tokenizer, context: int) -> None:
@@ -245,10 +283,12 @@ def rehearse(
     epoch_tokens: int,
     device: Device,
     pair_tokens: tuple[float, float] = (0.0, 0.0),
+    row_tokens: float = 0.0,
 ) -> tuple[Plan, Speed]:
     """The plan of a run whose data does not exist yet: real steps on made-up ids of an epoch of `epoch_tokens`.
 
-    Of pairs these are those of the targets; `pair_tokens` are the mean lengths of a source and a target.
+    Of pairs these are those of the targets; `pair_tokens` are the mean lengths of a source and a target. Rows of text
+    have `row_tokens` predictions on average, the rest is padding; 0: context_length.
     """
     context, generator = model_config.context_length, torch.Generator().manual_seed(0)
     batch: Batch | PairBatch
@@ -263,15 +303,17 @@ def rehearse(
         epoch_rows = max(1, round(epoch_tokens / row_tokens))
         plan = make_plan(config, model_config, speed, epoch_rows, max(1, epoch_rows // 20), sampling, row_tokens)
         return plan, speed
-    rows = step_rows(config, context)
+    row_tokens = row_tokens or context
+    rows = step_rows(config, row_tokens)
     ids = torch.randint(model_config.vocab_size, (rows, context + 1), generator=generator)
     batch = Batch(ids[:, :-1], ids[:, 1:])
     if config.isolate_documents:
         batch = Batch(ids[:, :-1], ids[:, 1:], torch.arange(context).repeat(rows, 1), torch.zeros(rows, context).long())
     lengths = np.ones(model_config.vocab_size, dtype=np.int64)
     speed = _speed(config, model_config, batch, batch, lengths, device, StopFlag())
-    epoch_rows = max(1, epoch_tokens // context)
-    return make_plan(config, model_config, speed, epoch_rows, max(1, epoch_rows // 20), sampling), speed
+    epoch_rows = max(1, int(epoch_tokens / row_tokens))
+    plan = make_plan(config, model_config, speed, epoch_rows, max(1, epoch_rows // 20), sampling, row_tokens)
+    return plan, speed
 
 
 def _speed(
