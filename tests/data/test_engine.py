@@ -18,6 +18,7 @@ import pytest
 
 from fabula import storage
 from fabula.config import to_data
+from fabula.corpus.clean.config import CleanConfig
 from fabula.corpus.mixture import MixtureComponent
 from fabula.corpus.run import Corpus, CorpusConfig
 from fabula.data import engine, parts
@@ -242,6 +243,10 @@ def test_settings_that_do_not_do(tmp_path: Path, source: Path, tiny_tokenizer: T
     pairs = Corpus(CorpusConfig(source=str(source), source_field="a", target_field="b"))
     with pytest.raises(InputError, match="pairs are prepared without an engine"):
         engine.prepare_parts(LOCAL, pairs, tiny_tokenizer, tmp_path / "work", "k", Silent(), StopFlag())
+    cleaned = corpus_of(source, clean=CleanConfig(unicode="nfc"))
+    with pytest.raises(InputError, match=r"leave out \[corpus\.clean\]"):
+        here(cleaned, tiny_tokenizer, tmp_path / "data", engine=LOCAL)
+    assert not (tmp_path / "data").exists()
 
 
 def test_without_the_extra(

@@ -176,7 +176,7 @@ def test_killed_processes_that_tokenize(prepared: Prepared, tmp_path: Path, case
         chance = random.Random(case)
         out = tmp_path / str(case) / "data"
         slow = "data.encoded=sleep:0.015@*"
-        child = prepared.start(out, workers=1 + case % 3, faults=slow)
+        child = prepared.start(out, workers=1 + case % 2, faults=slow)
         while child.poll() is None:
             time.sleep(chance.uniform(0.2, 0.8))
             for process in workers_of(child):

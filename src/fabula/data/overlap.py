@@ -43,15 +43,16 @@ _EXAMPLES = 5
 
 # What bounds the memory, below 100 MB: ids read at once, hashes of validation held at once.
 _BLOCK = 1 << 15
-_CANDIDATES = 4 * _SKETCH
-_MOST_HASHES = 1 << 19
-_MOST_BITS = 21
+_CANDIDATES = 2 * _SKETCH
+_MOST_HASHES = 1 << 20
+_MOST_BITS = 22
 
 _ODD = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio, as in splitmix64
 _MIX = np.uint64(0xD6E8FEB86659FD93)
 _HALF = np.uint64(32)
 
 Ints = NDArray[np.int64]
+Numbers = NDArray[np.int32]
 Hashes = NDArray[np.uint64]
 
 
@@ -66,7 +67,7 @@ def near_copies(
 
     {"validation_documents": all, "judged": those long enough, "near", "share": near / judged (0 when none is judged),
     "examples": up to 5, the nearest first: {"validation", "train": numbers of documents, "containment"}}. Of a large
-    validation split a part is judged, spread evenly: about 1,000 documents, or more if they are short. The result does
+    validation split a part is judged, spread evenly: about 4,000 documents, or more if they are short. The result does
     not depend on `block`, the ids read at once; `advance` is called with the number of training ids after each block.
     """
     k = _shingle_ids(validation, train)
@@ -156,7 +157,7 @@ class _Documents:
 class _Index:
     hashes: Hashes  # of the sketches: sorted, each once
     offsets: Ints  # owners[offsets[i] : offsets[i + 1]] are the documents that have hashes[i]
-    owners: Ints
+    owners: Numbers
     sizes: Ints  # shingles in the sketch of each document; 0 when it is not judged
 
 
@@ -178,8 +179,8 @@ def _index(split: Split, k: int, block: int) -> _Index:
     return _Index(hashes[starts], np.append(starts, len(hashes)), documents, sizes)
 
 
-def _candidates(split: Split, k: int, block: int) -> tuple[Ints, Hashes]:
-    """Documents and their shingles' hashes, by hash, each pair once: all, or about 500 of a long document."""
+def _candidates(split: Split, k: int, block: int) -> tuple[Numbers, Hashes]:
+    """Documents and their shingles' hashes, by hash, each pair once: all, or about 250 of a long document."""
     where = _Documents(split, k)
     ends = np.append(split.document_starts, split.n_tokens - 1)[1:]
     lengths = np.maximum(ends - split.document_starts - k, 0)
@@ -189,17 +190,18 @@ def _candidates(split: Split, k: int, block: int) -> tuple[Ints, Hashes]:
     long = lengths > _CANDIDATES
     limits[long] = (_CANDIDATES / lengths[long] * 2.0**64).astype(np.uint64)
     limits[np.arange(split.n_documents) % step > 0] = 0
-    found: list[tuple[Ints, Hashes]] = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64))]
+    found: list[tuple[Numbers, Hashes]] = [(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.uint64))]
     for start, hashes in _blocks(split, k, block):
         documents, whole = where.at(np.arange(start, start + len(hashes)))
         whole &= hashes <= limits[documents]
-        found.append((documents[whole], hashes[whole]))
-    documents = np.concatenate([part for part, _ in found])
+        found.append((documents[whole].astype(np.int32), hashes[whole]))
+    owners = np.concatenate([part for part, _ in found])
     hashes = np.concatenate([part for _, part in found])
+    found.clear()
     order = np.argsort(hashes, kind="stable")
-    documents, hashes = documents[order], hashes[order]
-    new = _changes(hashes) | _changes(documents)
-    return documents[new], hashes[new]
+    owners, hashes = owners[order], hashes[order]
+    new = _changes(hashes) | _changes(owners)
+    return owners[new], hashes[new]
 
 
 # ---- the scan of the training documents ------------------------------------------------------------------
