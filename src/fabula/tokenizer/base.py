@@ -42,8 +42,9 @@ class Tokenizer:
     _encoder: Encoder | None = None
     _seen = 0
 
-    def __init__(self, backend: Any, origin: str = "tokenizer") -> None:
+    def __init__(self, backend: Any, origin: str = "tokenizer", table: list[bytes] | None = None) -> None:
         # `backend` is a tokenizers.Tokenizer; its type is left open so that importing this module stays cheap.
+        # `table` has the bytes of each id, from who made it and knows them; else they are read from the vocabulary.
         self._hold(backend)
         ids = {role: backend.token_to_id(text) for role, text in SPECIAL_TEXT.items()}
         missing = [SPECIAL_TEXT[role] for role, number in ids.items() if number is None]
@@ -51,7 +52,7 @@ class Tokenizer:
             raise DamagedError(f"{origin}: no special token {', '.join(missing)}; not a tokenizer of Fabula")
         self.special = SpecialTokens(**ids)
         self.vocab_size: int = backend.get_vocab_size()
-        self._bytes = _token_bytes(backend, set(self.special.ids()), self.vocab_size, origin)
+        self._bytes = table or _token_bytes(backend, set(self.special.ids()), self.vocab_size, origin)
         self._check(origin)
 
     @cached_property

@@ -38,7 +38,7 @@ _NUL = "\0"
 _END = 2 * _NUL.encode()
 
 # Texts that rustbpe holds at a time, a copy of each.
-_AT_ONCE = 256
+_AT_ONCE = 4096
 
 
 def train_bpe(

@@ -40,6 +40,8 @@ _LOWEST_SCORE = -1e4
 _LETTERS = {byte: letter for letter, byte in byte_of_letter().items()}
 # The order of the bytes in a vocabulary, that of their letters.
 BYTES = [bytes([byte]) for _, byte in sorted(byte_of_letter().items())]
+# The bytes behind the ids with which every vocabulary over bytes begins; special tokens have none.
+_FIRST = [*(b"" for _ in SPECIAL_TEXT), *BYTES]
 
 
 def letters(token: bytes) -> str:
@@ -53,12 +55,14 @@ def bpe(pairs: Iterable[tuple[int, int]], cut: cuts.Cut) -> Tokenizer:
     In the pairs a byte is its own number and the i-th merge makes the number 256 + i.
     """
     tokens = [_LETTERS[byte] for byte in range(N_BYTES)]
+    raw = [bytes([byte]) for byte in range(N_BYTES)]
     merges = []
     for left, right in pairs:
         pair = tokens[left], tokens[right]
         merges.append(pair)
-        tokens.append("".join(pair))
-    return _of_bytes(tokens[N_BYTES:], merges, cut, whole=False)
+        tokens.append(pair[0] + pair[1])
+        raw.append(raw[left] + raw[right])
+    return _of_bytes(tokens[N_BYTES:], merges, cut, whole=False, table=[*_FIRST, *raw[N_BYTES:]])
 
 
 def characters(learnt: Iterable[str]) -> Tokenizer:
@@ -81,7 +85,13 @@ def pre_tokenizer(cut: cuts.Cut) -> Any:
     return _frame(cut).pre_tokenizer
 
 
-def _of_bytes(made: Sequence[str], merges: Sequence[tuple[str, str]], cut: cuts.Cut, whole: bool) -> Tokenizer:
+def _of_bytes(
+    made: Sequence[str],
+    merges: Sequence[tuple[str, str]],
+    cut: cuts.Cut,
+    whole: bool,
+    table: list[bytes] | None = None,
+) -> Tokenizer:
     from tokenizers import models
 
     size = sum(map(len, made)) * (2 if merges else 1)
@@ -92,16 +102,16 @@ def _of_bytes(made: Sequence[str], merges: Sequence[tuple[str, str]], cut: cuts.
         )
     vocabulary = [*SPECIAL_TEXT.values(), *map(letters, BYTES), *made]
     numbers = {token: number for number, token in enumerate(vocabulary)}
-    return _tokenizer(models.BPE(vocab=numbers, merges=[*merges], ignore_merges=whole), cut)
+    return _tokenizer(models.BPE(vocab=numbers, merges=[*merges], ignore_merges=whole), cut, table)
 
 
-def _tokenizer(model: Any, cut: cuts.Cut) -> Tokenizer:
+def _tokenizer(model: Any, cut: cuts.Cut, table: list[bytes] | None = None) -> Tokenizer:
     from tokenizers import AddedToken
 
     backend = _frame(cut)
     backend.model = model
     backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in SPECIAL_TEXT.values()])
-    return Tokenizer(backend)
+    return Tokenizer(backend, table=table)
 
 
 def _frame(cut: cuts.Cut) -> Any:
