@@ -280,6 +280,11 @@ def hold(server: ForkServer, folder: Path, command: str) -> tuple[Fork, Path]:
         assert time.monotonic() < end, process.output
         assert process.poll() is None, process.output
         time.sleep(0.01)
+    # It is still on its way to where it waits, and writes: until nothing changes.
+    seen: dict[str, Any] = {}
+    while command == "data" and seen != (seen := content(run)):
+        assert time.monotonic() < end, process.output
+        time.sleep(0.5)
     found = storage.holder(run)
     assert found is not None
     assert found.process == process.pid

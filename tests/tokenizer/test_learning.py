@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,6 +27,7 @@ from fabula.tokenizer.forms import SMALLEST
 from fabula.tokenizer.ranks import by_bytes, pairs_of
 from fabula.tokenizer.run import TokenizerConfig, identity, run
 from fabula.tokenizer.unigram import train_unigram
+from tests import tiny
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -130,6 +133,33 @@ def test_what_is_learnt_may_be_found_by_its_bytes(texts: list[str], cut: str) ->
     assert len(set(tokens)) == len(tokens)
     assert pairs_of(tokens, 256) == pairs
     assert by_bytes(pairs, range(256, len(tokens))) is not None
+
+
+FORK = """
+import os, sys
+from fabula.corpus.fables import Fables
+from fabula.tokenizer.bpe import train_bpe
+texts = [Fables("es", 0)[i].text for i in range(40)] + ["aaaa  aab\\0ab"]
+before = {b: train_bpe(texts, 500, exact=False, boundary=b).fingerprint for b in ("word", "superword")}
+child = os.fork()
+if child == 0:
+    same = all(train_bpe(texts, 500, exact=False, boundary=b).fingerprint == f for b, f in before.items())
+    os._exit(0 if same else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_fork_of_a_process_that_has_learnt_learns_the_same() -> None:
+    """rustbpe's threads do not outlive a fork; it would wait for them for ever."""
+    made = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK],
+        env=tiny.environment(),
+        timeout=120,
+        check=False,
+        capture_output=True,
+    )
+    assert made.returncode == 0, made.stderr[-500:]
 
 
 def test_a_character_that_teaches_nothing() -> None:

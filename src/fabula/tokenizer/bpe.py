@@ -11,6 +11,7 @@ All 256 bytes are in the vocabulary: there is no unknown token.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 from fabula.errors import InputError
 from fabula.progress import Progress, Silent, StopFlag
 from fabula.tokenizer import cuts, forms
-from fabula.tokenizer.base import Tokenizer, encodable
+from fabula.tokenizer.base import Tokenizer, byte_of_letter, encodable
 from fabula.tokenizer.forms import N_BYTES, SMALLEST
 from fabula.tokenizer.ranks import pairs_of
 
@@ -37,6 +38,8 @@ _ENDLESS = re.compile(rf"(?<!\S)\S{{{_LONGEST + 1},}}|(?<!\s)\s{{{_LONGEST + 1},
 _NUL = "\0"
 _END = 2 * _NUL.encode()
 
+# The process in which rustbpe has its threads. They do not outlive a fork, and in one it would wait for them for ever.
+_learning_in: list[int] = []
 # Texts that rustbpe holds at a time, a copy of each.
 _AT_ONCE = 4096
 
@@ -69,13 +72,13 @@ def train_bpe(
             pairs = merging.learn(ids, lengths, N_BYTES, most, watch.told)
         elif boundary == "superword":
             lines = [line for text in texts for line in re.findall(cuts.CUTS["lines"].pattern, text)]
-            tokens = _within_words(lines, int(word_share * most), cuts.CUTS[pattern].pattern)
+            tokens = _within_words(lines, int(word_share * most), cuts.CUTS[pattern])
             pairs = pairs_of(tokens, N_BYTES)
             ids, lengths = _encoded(lines, tokens)
             more = merging.learn(ids, lengths, len(tokens), most - len(pairs), watch.told)
             pairs += more
         else:
-            tokens = _within_words(texts, most, cuts.CUTS[pattern].pattern)
+            tokens = _within_words(texts, most, cuts.CUTS[pattern])
             pairs = pairs_of(tokens, N_BYTES)
     tokenizer = forms.bpe(pairs, cuts.cut_of(boundary, pattern))
     check_filled(tokenizer, vocab_size, exact)
@@ -100,15 +103,33 @@ def check_filled(tokenizer: Tokenizer, vocab_size: int, exact: bool) -> None:
         )
 
 
-def _within_words(texts: Iterable[str], most: int, pattern: str) -> list[bytes]:
-    """The bytes and up to `most` tokens learnt within the pieces of a pattern."""
+def _within_words(texts: Iterable[str], most: int, cut: cuts.Cut) -> list[bytes]:
+    """The bytes and up to `most` tokens learnt within the pieces of a cut."""
     import rustbpe
 
+    shown = (text.replace(_NUL, "") for text in without_endless(texts))
+    if _learning_in and _learning_in != [os.getpid()]:
+        return _within_words_alone(shown, most, cut)
+    _learning_in[:] = [os.getpid()]
     learner = rustbpe.Tokenizer()
-    shown = chain([2 * _NUL], (text.replace(_NUL, "") for text in without_endless(texts)))
-    learner.train_from_iterator(shown, N_BYTES + most, buffer_size=_AT_ONCE, pattern=pattern)
+    learner.train_from_iterator(chain([2 * _NUL], shown), N_BYTES + most, buffer_size=_AT_ONCE, pattern=cut.pattern)
     tokens = [bytes(token) for token, _ in learner.get_mergeable_ranks()]
     return tokens[: tokens.index(_END)] if _END in tokens else tokens
+
+
+def _within_words_alone(texts: Iterable[str], most: int, cut: cuts.Cut) -> list[bytes]:
+    """The same without threads, every word as often as it stands: slower, and more memory."""
+    import numpy as np
+
+    from fabula.tokenizer import merging
+
+    cutting = forms.pre_tokenizer(cut)
+    words = [word for text in texts for word, _ in cutting.pre_tokenize_str(text)]
+    raw = "".join(words).translate({ord(letter): byte for letter, byte in byte_of_letter().items()}).encode("latin-1")
+    tokens = [bytes([byte]) for byte in range(N_BYTES)]
+    for left, right in merging.learn(np.frombuffer(raw, dtype=np.uint8), [*map(len, words)], N_BYTES, most):
+        tokens.append(tokens[left] + tokens[right])
+    return tokens
 
 
 def _bytes(texts: Iterable[str]) -> tuple[Ids, list[int]]:
