@@ -7,7 +7,7 @@ VENV   := .venv/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check faults lock clean clean-venv
+.PHONY: help setup demo test lint check faults lock clean clean-venv
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | \
@@ -25,11 +25,13 @@ test: setup  ## all tests but the slow ones
 faults: setup  ## cause every fault of tests/faults in large numbers, and write docs/reliability.md (about 20 minutes)
 	$(PYTEST) tests/faults --nightly -m "" --timeout 3600 --reliability-page docs/reliability.md
 
-check: setup  ## lint, format, types, import order and the fast tests
+lint: setup  ## style, format, types and import order
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	$(VENV) -m mypy
 	.venv/bin/lint-imports
+
+check: lint  ## the same and the fast tests
 	$(PYTEST) --ignore=tests/journey --ignore=tests/faults
 
 lock:  ## write requirements.lock anew, keeping its versions (LOCK=--upgrade renews them)
