@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from fabula.config import build, to_data
 from fabula.corpus.document import Document, Quarantined
-from fabula.corpus.run import Corpus, CorpusConfig, Funnel, _between, _pieces, run
+from fabula.corpus.funnel import between
+from fabula.corpus.run import Corpus, CorpusConfig, Funnel, _pieces, run
 from fabula.corpus.survey import survey
 from fabula.errors import ConfigError, SourceError
 
@@ -284,7 +285,7 @@ def test_pieces_are_the_text(text: str, length: int) -> None:
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_the_suggested_number_lies_between(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)
-    value = _between(low, high)
+    value = between(low, high)
     assert low < value <= high or value == 0
     assert value or high - low < 1e-6 or math.isclose(low, high, rel_tol=1e-6)
 
