@@ -110,6 +110,15 @@ def test_names_that_are_none(spec: str, why: str) -> None:
 # ---- folders -------------------------------------------------------------------------------------------------
 
 
+def test_a_column_in_the_name_is_another_corpus(tmp_path: Path) -> None:
+    folder = tmp_path / "two"
+    folder.mkdir()
+    rows = [{"long": f"a long text {i}", "short": f"text {i}"} for i in range(30)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = [Corpus(CorpusConfig(source=f"hf:{folder}?column={column}")) for column in ("long", "short")]
+    assert names[0].fingerprint() != names[1].fingerprint()
+
+
 def test_a_folder_with_a_card(tales: Path) -> None:
     source = opened(f"hf:{tales}?config=es&column=body")
     assert texts(source) == [f"es train {i}" for i in range(30)]

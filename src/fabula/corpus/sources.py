@@ -106,13 +106,15 @@ def _find_one(
             raise SourceError(f"{spec}: the generator makes no {reading.records}; leave out --corpus.records")
         return Generated(spec, limit or GENERATED_DOCUMENTS, seed)
     also: tuple[str, ...] = ()
+    column = ""
     folder = hub.is_saved(Path(spec)) or hub.is_described(Path(spec))
     if spec.startswith(hub.HUB) or folder:
         part = hub.of_folder(spec, dataset) if folder else hub.parse(spec, dataset)
         if not part.local or hub.is_saved(Path(part.path).expanduser()):
             return hub.Dataset(part, reading, limit)
         if part.column:
-            reading = dataclasses.replace(reading, text_field=part.column)
+            column = part.column
+            reading = dataclasses.replace(reading, text_field=column)
         found = hub.folder_files(part)
         files, left_out, papers, also = _known_files(spec, list(found.files)), 0, found.papers, found.notes
         hub.check_fields(spec, files[0], reading)
@@ -128,7 +130,7 @@ def _find_one(
         raise SourceError(
             f"{plain.path}: plain text has no fields, and {reading.records} need them; give .jsonl or .parquet"
         )
-    return Files(spec, tuple(files), left_out, reading, split, limit, papers, also)
+    return Files(spec, tuple(files), left_out, reading, split, limit, papers, also, column)
 
 
 # ---- the generator -----------------------------------------------------------------------------------------
@@ -204,6 +206,7 @@ class Files:
     limit: int = 0
     papers: tuple[Path, ...] = ()
     also: tuple[str, ...] = ()  # more to say about it
+    column: str = ""  # the field of the text, where the name of the source says it and not the settings
 
     @property
     def kind(self) -> Kind:
@@ -297,7 +300,7 @@ class Files:
                 stat = file.path.stat()
                 content = {"sha256": hash_file(file.path)} if exact else {"mtime_ns": stat.st_mtime_ns}
             facts.append({"name": file.name, "bytes": stat.st_size, **content})
-        return {"files": facts, "limit": self.limit}
+        return {"files": facts, "limit": self.limit, **({"column": self.column} if self.column else {})}
 
     def provenance(self) -> Data:
         exact = self.disk_bytes < provenance.HASHED_BYTES and len(self.files) <= provenance.LISTED_FILES
