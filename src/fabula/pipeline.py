@@ -169,7 +169,7 @@ def plan(
     preset, model = recipe.model_config(loaded, vocab)
     # Byte-level BPE of these sizes cuts European text into pieces of 3.2 (2,048) to 4.0 bytes (8,192): docs/log.md.
     token_bytes = 3.2 + 0.4 * max(0.0, math.log2(vocab / 2048))
-    epoch_tokens, pair_tokens = int(size / token_bytes), (0.0, 0.0)
+    epoch_tokens, pair_tokens = int(size * corpus.times_read() / token_bytes), (0.0, 0.0)
     if loaded.corpus.pair is not None:
         source, target = corpus.pair_bytes()
         epoch_tokens = int(size / (source + target) * (1 + target / token_bytes))
@@ -605,7 +605,9 @@ def _feeding(loaded: Recipe) -> Data:
     if loaded.data.packing != "concat":
         found["packing"] = loaded.data.packing
     if loaded.corpus.mixture:
-        found["mixture"] = to_data(loaded.corpus)["mixture"]
+        # What the data are made of is in the data; where that lay is of no account.
+        parts = loaded.corpus.mixture
+        found["mixture"] = {name: {"weight": parts[name].weight, "epochs": parts[name].epochs} for name in parts}
     return found
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fabula import faults, pipeline, storage
 from fabula.config import build
+from fabula.corpus.fables import Fables
 from fabula.corpus.mixture import MixtureComponent
 from fabula.corpus.run import Corpus, CorpusConfig
 from fabula.data.loader import Loader
@@ -260,3 +261,30 @@ def test_other_shares_train_on_the_same_data(
     code, out, _ = cli("data", "show", other.folder)
     assert code == 0
     assert "  en " in out
+
+
+def test_a_plan_reads_components_as_often_as_they_are(tmp_path: Path, quick: None) -> None:
+    table = (
+        'documents = 30\nmixture.es = { source = "fables:es", epochs = EPOCHS }\nmixture.en = { source = "fables:en" }'
+    )
+    found = []
+    for epochs in ("1", "3"):
+        text = tiny.RECIPE.replace('source = "fables:es"\ndocuments = 60', table.replace("EPOCHS", epochs))
+        found.append(pipeline.plan(tiny.write_recipe(tmp_path, text))["epoch_tokens"])
+    # The half that is read three times makes two of one.
+    assert found[1] / found[0] == pytest.approx(2, rel=0.15)
+
+
+def test_where_the_text_of_a_mixture_lies_is_of_no_account(tmp_path: Path, quick: None) -> None:
+    texts = [Fables("en", 0)[number].text for number in range(60)]
+    for place in ("here", "there"):
+        for number, name in enumerate(("a", "b")):
+            (tmp_path / place).mkdir(exist_ok=True)
+            text = "\n<|endoftext|>\n".join(texts[number * 30 : number * 30 + 30])
+            (tmp_path / place / f"{name}.txt").write_text(text, encoding="utf-8")
+    table = "".join(f'mixture.{n} = {{ source = "{tmp_path}/here/{n}.txt", weight = 1 }}\n' for n in "ab")
+    recipe = tiny.write_recipe(tmp_path, tiny.RECIPE.replace('source = "fables:es"\ndocuments = 60', table))
+    pipeline.run(recipe, name="one", runs=tmp_path / "runs")
+    moved = {f"corpus.mixture.{name}.source": str(tmp_path / "there" / f"{name}.txt") for name in "ab"}
+    again = pipeline.run(recipe, moved, name="one", runs=tmp_path / "runs")
+    assert next(row for row in again.summary["stages"] if row["stage"] == "train")["skipped"]

@@ -87,7 +87,7 @@ class Corpus:
                 config.seed + 1,
                 to_data(config.dataset),
             )
-        self.cleaner = Cleaner(config.clean, lambda: (document for _, document in self._read(lambda _: None)))
+        self.cleaner = Cleaner(config.clean, self._to_clean)
         self._training_bytes: int | None = None
 
     def fingerprint(self) -> str:
@@ -293,6 +293,12 @@ class Corpus:
                 else:
                     yield given, document
 
+    def _to_clean(self) -> Iterator[Document]:
+        """What cleaning may look at before it begins: all that can be a text."""
+        for source in [*self.validation_sources, *self.sources]:
+            if source.kind != "preferences":
+                yield from source.documents(lambda _: None)
+
     def provenance(self) -> list[Data]:
         """Of every source: what it is, its licence, its citation, its revision, its files with sizes and hashes.
 
@@ -326,6 +332,15 @@ class Corpus:
         ]
         n = max(1, len(sizes))
         return sum(source for source, _ in sizes) / n, sum(target for _, target in sizes) / n
+
+    def times_read(self) -> float:
+        """How often an epoch reads the text, on average, estimated: once, unless a mixture says how often each part."""
+        mixture = self.config.mixture
+        if not mixture or any(component.weight for component in mixture.values()):
+            return 1.0
+        sizes = [source.estimated_bytes() for source in self.sources]
+        times = [mixture[name].epochs for name in self._components]
+        return sum(n * size for n, size in zip(times, sizes, strict=True)) / max(1, sum(sizes))
 
     def estimated_bytes(self) -> int:
         """About how many bytes all documents have, without reading them; for progress and plans."""
