@@ -187,6 +187,15 @@ def test_lines_that_repeat_go_whatever_the_order(tmp_path: Path) -> None:
     assert same == ["The only line.\nAnd another.", "x"]
 
 
+def test_preferences_are_read_as_they_are_beside_cleaning(tmp_path: Path, cli: Cli) -> None:
+    path = tmp_path / "preferences.jsonl"
+    records = [{"prompt": f"How many are {n} and {n}?", "chosen": str(2 * n), "rejected": "none"} for n in range(40)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    code, out, err = cli("corpus", "show", path, "--corpus.clean.repeated_lines", 5, "--corpus.validation", 0.2)
+    assert (code, err) == (0, "")
+    assert "preferences      40" in out
+
+
 def test_no_near_copy_stands_on_both_sides(tmp_path: Path, fables: list[str]) -> None:
     copies = [" ".join(text.split()[:-1]) for text in fables]
     source = written(tmp_path, [*fables, *copies])
