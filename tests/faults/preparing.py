@@ -75,6 +75,14 @@ def workers_of(fork: Fork) -> list[psutil.Process]:
         return []
 
 
+def is_ready(process: psutil.Process) -> bool:
+    """Whether a process that tokenizes has said that it is ready: it writes nothing before."""
+    try:
+        return bool(process.io_counters().write_chars)
+    except (psutil.NoSuchProcess, psutil.AccessDenied, AttributeError):  # the last: not a system that counts
+        return False
+
+
 def get_ready() -> None:
     """Import what the forks need; torch is not among it."""
     import tokenizers  # noqa: F401
