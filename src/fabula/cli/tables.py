@@ -41,6 +41,9 @@ def dropped_words(funnel: Data) -> str:
         f"{funnel['empty']:,} empty",
         f"{funnel['quarantined']:,} unreadable",
     ]
+    for key, word in (("in_validation", "in the validation source too"), ("useless", "with nothing to learn")):
+        if funnel.get(key):
+            parts.append(f"{funnel[key]:,} {word}")
     if funnel.get("cleaning"):
         parts.append(f"{sum(step['dropped'] for step in funnel['cleaning']):,} in cleaning")
     if funnel.get("too_long"):

@@ -95,8 +95,11 @@ def _numbers(found: Data) -> list[Fact]:
 
 
 def _dropped(funnel: Data) -> str:
-    named = (("duplicates", "repeated"), ("empty", "empty"), ("quarantined", "unreadable"))
-    parts = [f"{wording.exact(funnel[key])} {word}" for key, word in named if funnel[key]]
+    named = (
+        *(("duplicates", "repeated"), ("empty", "empty"), ("quarantined", "unreadable")),
+        *(("in_validation", "in the validation source too"), ("useless", "with nothing to learn")),
+    )
+    parts = [f"{wording.exact(funnel[key])} {word}" for key, word in named if funnel.get(key)]
     gone = sum(step["dropped"] for step in funnel.get("cleaning", []))
     if gone:
         parts.append(f"{wording.exact(gone)} in cleaning")
