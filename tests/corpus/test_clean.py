@@ -196,6 +196,13 @@ def test_preferences_are_read_as_they_are_beside_cleaning(tmp_path: Path, cli: C
     assert "preferences      40" in out
 
 
+def test_all_that_was_dropped_is_told(tmp_path: Path, cli: Cli, fables: list[str]) -> None:
+    source, validation = written(tmp_path, fables), written(tmp_path, fables[:7], "validation.jsonl")
+    code, out, _ = cli("corpus", "clean", source, "--corpus.validation_source", validation)
+    assert code == 0
+    assert "7 in the validation source too" in out
+
+
 def test_no_near_copy_stands_on_both_sides(tmp_path: Path, fables: list[str]) -> None:
     copies = [" ".join(text.split()[:-1]) for text in fables]
     source = written(tmp_path, [*fables, *copies])
