@@ -78,7 +78,7 @@ def draw_targets(
     bias: Tensor | None = None,
     logit_cap: float = 0.0,
 ) -> Tensor:
-    """Targets that the model itself draws, one for each of `chances` (n), numbers from 0 up to 1; no gradient. Shape (n).
+    """Targets that the model itself draws, one for each of `chances` (n), numbers from 0 up to 1. Shape (n), no gradient.
 
     Equal chances give equal draws, however rows are cut. What is IGNORE in `targets` stays so.
     """

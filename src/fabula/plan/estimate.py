@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from fabula.config import Data
 from fabula.model.kinds import AnyConfig
 
-
 # Numbers that an optimizer keeps for a weight: of a matrix of the blocks, and of anything else. Adafactor's rows and
 # columns are next to nothing.
 _KEPT = {
