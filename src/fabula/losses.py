@@ -78,9 +78,9 @@ def draw_targets(
     bias: Tensor | None = None,
     logit_cap: float = 0.0,
 ) -> Tensor:
-    """Targets that the model itself draws, one for each of `chances` (n), numbers from 0 up to 1. Shape (n), no gradient.
+    """Targets that the model itself draws, one for each of `chances` (n), numbers from 0 up to 1. Shape (n).
 
-    Equal chances give equal draws, however rows are cut. What is IGNORE in `targets` stays so.
+    There is no gradient. Equal chances give equal draws, however rows are cut. What is IGNORE in `targets` stays so.
     """
     with torch.no_grad():
         drawn = torch.full_like(targets, IGNORE)

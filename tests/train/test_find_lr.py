@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def test_the_rates_rise_by_the_same_factor() -> None:
     found = factors(101)
     assert found[0] == pytest.approx(1e-3)
     assert found[-1] == pytest.approx(1e2)
-    assert all(b / a == pytest.approx(10 ** (5 / 100)) for a, b in zip(found, found[1:], strict=False))
+    assert all(b / a == pytest.approx(10 ** (5 / 100)) for a, b in pairwise(found))
 
 
 @pytest.mark.parametrize("best", [0.1, 1.0, 10.0])

@@ -6,6 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from fabula import storage
@@ -101,7 +102,7 @@ def drawn(found: Data, columns: int) -> list[str]:
 
 def _height(points: Sequence[tuple[float, float]], x: float) -> float:
     """The curve at a place between its points."""
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if x <= x1:
             return y0 + (y1 - y0) * max(0.0, (x - x0) / (x1 - x0))
     return points[-1][1]

@@ -53,8 +53,8 @@ class Adafactor(Optimizer):
         forgotten = float(state["step"]) ** -group["decay_power"]
         squares = _factored(state, gradient, forgotten) if gradient.ndim > 1 else _whole(state, gradient, forgotten)
         update = squares.rsqrt_().mul_(gradient)
-        update.div_((_root_mean_square(update) / group["largest"]).clamp_(min=1.0))
-        size = _root_mean_square(p).clamp_(min=group["least"])
+        update.div_((_root_mean_square(update) / group["largest"]).clamp(min=1.0))
+        size = _root_mean_square(p).clamp(min=group["least"])
         decay(p, update, group["lr"] * group["weight_decay"], group["cautious"])
         p.sub_(update.mul_(size), alpha=group["lr"])
 
@@ -79,4 +79,4 @@ def _whole(state: dict[str, Any], gradient: Tensor, forgotten: float) -> Tensor:
 
 
 def _root_mean_square(tensor: Tensor) -> Tensor:
-    return tensor.square().mean().sqrt_()
+    return tensor.square().mean().sqrt()

@@ -28,8 +28,8 @@ from fabula.train.trainer import Trainer
 # the bottom is says little (docs/log.md).
 SHARE = 0.8
 
-# The fall ends at the bottom of the first valley. A valley ends where the smoothed loss has risen by this share of its fall: where weights are normalised it may fall
-# again at absurd rates, which nobody wants.
+# The fall ends at the bottom of the first valley, and a valley where the smoothed loss has risen by this share of the
+# fall: where weights are normalised it may fall again at absurd rates, which nobody wants.
 _RISE = 0.03
 
 # Fewer points than this are no curve.
@@ -159,8 +159,8 @@ def _rule(factor: float | None, lowest: float, falling: bool) -> str:
     if factor is None:
         return "none: nowhere did the loss fall by more than twice the noise of single batches; give it more steps"
     told = (
-        f"the recipe's rates times {factor:.2g}, where the smoothed loss had made {SHARE:.0%} of its fall (the fall ended "
-        f"at {lowest:.2g}: nearer to that the curve is flat, and beyond it what was learnt is lost)"
+        f"the recipe's rates times {factor:.2g}, where the smoothed loss had made {SHARE:.0%} of its fall (the fall "
+        f"ended at {lowest:.2g}: nearer to that the curve is flat, and beyond it what was learnt is lost)"
     )
     return told + ("; the loss was still falling at the end of the range" if falling else "")
 

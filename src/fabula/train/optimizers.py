@@ -231,7 +231,10 @@ class SgdConfig(OptimizerConfig):
 
         tables = self._tables(model)
         ahead = self.nesterov and self.momentum > 0
-        return [torch.optim.SGD(tables, momentum=self.momentum, nesterov=ahead, fused=_fused(tables))]
+        # torch's fused pass of this one does not take weights that are spread over processes (DTensor).
+        spread = any(hasattr(p, "device_mesh") for table in tables for p in table["params"])
+        fused = _fused(tables) and not spread
+        return [torch.optim.SGD(tables, momentum=self.momentum, nesterov=ahead, fused=fused)]
 
 
 # ---- our own -----------------------------------------------------------------------------------------------
@@ -245,8 +248,8 @@ class LionConfig(DecoupledConfig):
     arXiv:2302.06675, which says: a third to a tenth of AdamW's rate, and as much more decay.
     """
 
-    lr: float = setting(5e-4, "peak learning rate")
-    weight_decay: float = setting(0.5, "decay of matrices; norms and biases are never decayed")
+    lr: float = setting(1e-3, "peak learning rate")
+    weight_decay: float = setting(0.3, "decay of matrices; norms and biases are never decayed")
     beta1: float = setting(0.9, "share of the momentum in an update")
     beta2: float = setting(0.99, "decay of the momentum")
 
