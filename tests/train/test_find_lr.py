@@ -32,7 +32,7 @@ RATES = {"lr": 0.02, "table_lr": 0.006}
 
 
 def factors(steps: int = 120) -> list[float]:
-    rising = Rising(1e-3, 1e2)
+    rising = Rising(low=1e-3, high=1e2)
     return [rising.multiplier(step, steps) for step in range(steps)]
 
 

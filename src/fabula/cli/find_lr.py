@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +15,11 @@ from fabula.cli import console, overrides
 from fabula.config import Data, load_toml
 from fabula.errors import ConfigError
 from fabula.progress import stop_on_signals
-from fabula.recipe import model_config, run_name
+from fabula.recipe import feed, model_config, run_name
 
 # The drawing's size in characters; a braille character has two columns and four rows of dots.
-_ROWS, _MOST_COLUMNS = 14, 72
+_ROWS, _MOST_COLUMNS = 14, 70
+_LABELLED = (0, 4, 9, 13)
 _BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 
@@ -45,7 +47,15 @@ def find_lr(
             tokenizer, shards = pipeline.prepare(loaded, Path(folder), progress=watcher, prepared=[runs / called])
             _, model = model_config(loaded, tokenizer.vocab_size)
             found = stage.run(
-                find, loaded.train, model, tokenizer, shards, seed=loaded.seed, progress=watcher, stop=stop
+                find,
+                loaded.train,
+                model,
+                tokenizer,
+                shards,
+                seed=loaded.seed,
+                progress=watcher,
+                stop=stop,
+                feed=feed(loaded),
             )
     found = {"name": called, **found}
     if out is not None:
@@ -65,7 +75,7 @@ def told(found: Data, columns: int) -> list[str]:
     lines = [*drawn(found, min(_MOST_COLUMNS, columns - 10)), ""]
     if found["stopped"]:
         lines.append(f"ended after {len(found['points'])} of {found['asked']['steps']} steps: {found['stopped']}")
-    lines.append(f"suggestion: {found['rule']}")
+    lines += textwrap.wrap(f"suggestion: {found['rule']}", max(40, columns - 1))
     lines += [f"  --{name} {value:g}" for name, value in found["settings"].items()]
     return lines
 
@@ -93,7 +103,7 @@ def drawn(found: Data, columns: int) -> list[str]:
     for row, dots in enumerate(cells):
         label = f"{high - span * row / (_ROWS - 1):7.2f} ┤"
         text = "".join(chr(0x2800 + d) if d else ("│" if i == mark else " ") for i, d in enumerate(dots))
-        lines.append((label if row % 3 == 1 or row in (0, _ROWS - 1) else " " * 7 + " │") + text.rstrip())
+        lines.append((label if row in _LABELLED else " " * 7 + " │") + text.rstrip())
     lines.append(" " * 8 + "└" + "─" * columns)
     lines.append(" " * 9 + _labels(left, right, columns))
     lines.append(" " * 9 + "loss in nats a token, over the recipe's rates times these")

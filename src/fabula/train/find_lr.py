@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fabula.config import Data, setting, to_data
+from fabula.data.mixture import Feed
 from fabula.data.shards import Shards
 from fabula.device import choose, environment, seed_everything
 from fabula.errors import InputError
@@ -22,7 +23,7 @@ from fabula.train.config import TrainConfig
 from fabula.train.material import material
 from fabula.train.schedules import ScheduleConfig
 from fabula.train.speed import objective_of
-from fabula.train.trainer import Trainer
+from fabula.train.trainer import BatchSource, Trainer
 
 # The suggestion is the rate at which this share of the fall is made: nearer to the bottom the curve is flat, and where
 # the bottom is says little (docs/log.md).
@@ -54,17 +55,15 @@ class FindConfig:
             raise ValueError(f"low={self.low} must be above 0 and below high={self.high}")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Rising(ScheduleConfig):
-    """From `low` to `high` times the rates, by the same factor at each step. No setting of a recipe names it."""
+    """From `low` to `high` times the rates, by the same factor at each step. No recipe can name it."""
 
-    __slots__ = ("high", "low")
-
-    def __init__(self, low: float, high: float) -> None:
-        object.__setattr__(self, "low", low)
-        object.__setattr__(self, "high", high)
+    low: float
+    high: float
 
     def multiplier(self, step: int, steps: int) -> float:
-        return float(self.low * (self.high / self.low) ** (step / (steps - 1)))
+        return self.low * float((self.high / self.low) ** (step / (steps - 1)))
 
 
 def run(
@@ -77,20 +76,22 @@ def run(
     seed: int,
     progress: Progress,
     stop: StopFlag,
+    feed: Feed | None = None,
 ) -> Data:
     """Take the steps and read the curve. Nothing is written."""
     shards.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
     device = choose(config.device, config.threads)
-    made = material(config, model_config, tokenizer, shards, seed)
+    made = material(config, model_config, tokenizer, shards, seed, feed)
     seed_everything(seed)
     model = build_model(model_config).to(device.torch)
     model.choose_path(device.name, config.isolate_documents)
+    source: BatchSource = made.loader
     trainer = Trainer(
         model=model,
         objective=objective_of(model_config),
         optimizers=config.optimizer.build(model),
-        schedule=Rising(find.low, find.high),
-        source=made.loader,
+        schedule=Rising(low=find.low, high=find.high),
+        source=source,
         steps=find.steps,
         batch_rows=made.rows,
         micro_rows=min(made.rows, config.micro_rows or made.rows),
@@ -102,7 +103,7 @@ def run(
     factors: list[float] = []
     losses: list[float] = []
     why = None
-    batches = made.loader.stream(0, made.rows, lambda: stop.check("looking for the learning rate"))
+    batches = source.stream(0, made.rows, lambda: stop.check("looking for the learning rate"))
     with contextlib.closing(batches), progress.task("raising the rate", find.steps, "steps") as task:
         while why is None and len(losses) < find.steps:
             stop.check("looking for the learning rate")

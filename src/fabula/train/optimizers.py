@@ -309,7 +309,7 @@ class SophiaConfig(DecoupledConfig):
     Sophia-G, arXiv:2305.14342; see `Sophia`.
     """
 
-    lr: float = setting(1.5e-3, "peak learning rate, the most that a weight moves in a step")
+    lr: float = setting(2e-3, "peak learning rate, the most that a weight moves in a step")
     weight_decay: float = setting(0.2, "decay of matrices; norms and biases are never decayed")
     beta1: float = setting(0.96, "decay of the mean of gradients")
     beta2: float = setting(0.99, "decay of the mean of curvatures")
