@@ -189,7 +189,7 @@ def test_the_page_is_complete_and_escaped() -> None:
     assert "http" not in html.replace("http-equiv", "").replace("http://www.w3.org", "")
     assert page.render(shown()) == html
     none = page.render({**shown(), **read(factors(), [7.0 + i % 2 for i in range(120)], "the loss rose", RATES)})
-    assert "none: nowhere" in none
+    assert "None: nowhere" in none
     assert "The test ended early: the loss rose" in none
 
 
