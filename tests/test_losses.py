@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fabula import losses
-from fabula.losses import IGNORE, linear_cross_entropy, linear_cross_entropy_explicit, token_nll
+from fabula.losses import IGNORE, draw_targets, linear_cross_entropy, linear_cross_entropy_explicit, token_nll
 
 
 @pytest.fixture(params=[None, 64 * 7, 1], ids=["one chunk of default size", "chunks of 64 rows", "least chunk"])
@@ -263,3 +263,55 @@ def test_without_gradients_none_are_made() -> None:
     assert float(total) == pytest.approx(float(linear_cross_entropy_explicit(hidden, weight, targets, bias).detach()))
     with torch.inference_mode():
         assert float(linear_cross_entropy(hidden, weight, targets, bias)) == pytest.approx(float(total))
+
+
+# ---- targets that the model draws --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cap", [0.0, 3.0])
+def test_targets_are_drawn_as_often_as_they_are_probable(cap: float, chunk: None) -> None:
+    n, (hidden, weight, targets, bias) = 4000, inputs(1, 5, 7, bias=True)
+    chances = torch.rand(n, generator=torch.Generator().manual_seed(1))
+    drawn = draw_targets(hidden.expand(n, -1), weight, targets.expand(n), chances, bias, cap)
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    expected = (cap * torch.tanh(logits / cap) if cap else logits).softmax(-1)[0]
+    assert (torch.bincount(drawn, minlength=7) / n).tolist() == pytest.approx(expected.tolist(), abs=0.025)
+
+
+def test_what_is_drawn_depends_on_the_chance_alone(chunk: None) -> None:
+    hidden, weight, targets, bias = inputs(300, 6, 40, bias=True, ignore=0.2)
+    chances = torch.rand(300, generator=torch.Generator().manual_seed(2))
+    drawn = draw_targets(hidden, weight, targets, chances, bias)
+    parts = [
+        draw_targets(hidden[i : i + 9], weight, targets[i : i + 9], chances[i : i + 9], bias) for i in range(0, 300, 9)
+    ]
+    assert torch.equal(torch.cat(parts), drawn)
+    assert torch.equal(drawn == IGNORE, targets == IGNORE)
+    kept = drawn[drawn != IGNORE]
+    assert int(kept.min()) >= 0
+    assert int(kept.max()) < 40
+    assert not drawn.requires_grad
+
+
+def test_the_least_and_the_greatest_chance_draw_words() -> None:
+    hidden, weight, targets, _ = inputs(2, 4, 9, bias=False)
+    least, most = torch.zeros(2), torch.full((2,), 1 - 2**-24)
+    assert draw_targets(hidden, weight, targets, least).max() < 9
+    assert draw_targets(hidden, weight, targets, most).max() < 9
+    sure = torch.tensor([[200.0], [-200.0]])  # the other word has no probability at all: no chance may draw it
+    assert draw_targets(torch.ones(2, 1), sure, targets[:2] * 0, least).tolist() == [0, 0]
+    assert draw_targets(torch.ones(2, 1), -sure, targets[:2] * 0, least).tolist() == [1, 1]
+
+
+def test_drawn_targets_estimate_the_curvature() -> None:
+    """count x squared gradient towards drawn targets is, on average, the diagonal of the Gauss-Newton matrix, which for
+    a softmax over W x is the mean of x_j^2 p_k (1 - p_k)."""
+    n, (hidden, weight, targets, _) = 6, inputs(6, 3, 4, bias=False)
+    p = torch.nn.functional.linear(hidden, weight).softmax(-1).detach()
+    exact = torch.einsum("nk,nj->kj", p * (1 - p), hidden.detach().square()) / n
+    generator, total = torch.Generator().manual_seed(3), torch.zeros_like(weight)
+    for _ in range(3000):
+        drawn = draw_targets(hidden.detach(), weight, targets, torch.rand(n, generator=generator))
+        (slope,) = torch.autograd.grad(linear_cross_entropy(hidden.detach(), weight, drawn) / n, weight)
+        total += n * slope.square()
+    assert (total / 3000).flatten().tolist() == pytest.approx(exact.flatten().tolist(), rel=0.12, abs=1e-3)

@@ -45,7 +45,7 @@ def test_all_problems_at_once_each_with_its_way_out(tmp_path: Path) -> None:
     ("name", "value", "message"),
     [
         ("train.budget", "soon", "is not a budget"),
-        ("train.optimizer.kind", "adam", 'did you mean "adamw"'),
+        ("train.optimizer.kind", "adamww", 'did you mean "adamw"'),
         ("train.optimizer.lr", "-1", "above 0"),
         ("train.schedule.final", "2", "between 0 and 1"),
         ("model.preset", "fabula-1mm", 'did you mean "fabula-1m"'),

@@ -70,6 +70,34 @@ def token_nll(
         return nats
 
 
+def draw_targets(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    chances: Tensor,
+    bias: Tensor | None = None,
+    logit_cap: float = 0.0,
+) -> Tensor:
+    """Targets that the model itself draws, one for each of `chances` (n), numbers from 0 up to 1. Shape (n).
+
+    There is no gradient. Equal chances give equal draws, however rows are cut. What is IGNORE in `targets` stays so.
+    """
+    with torch.no_grad():
+        drawn = torch.full_like(targets, IGNORE)
+        for rows in _chunks(hidden.shape[0], weight.shape[0]):
+            logits = F.linear(hidden[rows], weight.to(hidden.dtype)).float()
+            if bias is not None:
+                logits += bias
+            if logit_cap:
+                logits = logits.div_(logit_cap).tanh_().mul_(logit_cap)
+            reached = logits.softmax(dim=-1).cumsum(dim=-1)
+            # Relative to the last sum, which rounding keeps from being 1; none may lie beyond the last word.
+            below = chances[rows].unsqueeze(1) * reached[:, -1:]
+            words = torch.searchsorted(reached, below, right=True).squeeze(1)
+            drawn[rows] = words.clamp_(max=weight.shape[0] - 1).masked_fill_(targets[rows] == IGNORE, IGNORE)
+        return drawn
+
+
 def _chunks(n: int, vocab_size: int) -> list[slice]:
     """Slices of rows whose logits fit one chunk."""
     rows = max(64, _CHUNK_ELEMENTS // vocab_size, min(_ROWS, _MOST_ELEMENTS // vocab_size))

@@ -48,6 +48,10 @@ RUNS = Path("runs")
 _INCIDENTAL = ("device", "threads", "keep", "log_every", "save_minutes", "save_steps", "failed_save")
 
 
+# Settings of optimizers that came later and by default change nothing: runs of before go on.
+_LATER = ("cautious", "decay_tables", "base_width")
+
+
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """What a recipe came to."""
@@ -596,7 +600,10 @@ class _Pipeline:
 
 def settings_that_matter(loaded: Recipe) -> Data:
     """The [train] section without what may differ between two halves of the same run."""
-    return {name: value for name, value in to_data(loaded.train).items() if name not in _INCIDENTAL}
+    found = {name: value for name, value in to_data(loaded.train).items() if name not in _INCIDENTAL}
+    usual = to_data(type(loaded.train.optimizer)())
+    found["optimizer"] = {n: v for n, v in found["optimizer"].items() if n not in _LATER or v != usual[n]}
+    return found
 
 
 def _feeding(loaded: Recipe) -> Data:

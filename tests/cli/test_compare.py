@@ -48,7 +48,7 @@ def test_what_is_typed_wrong_makes_nothing(cli: Cli, tmp_path: Path) -> None:
     for arguments, told in (
         ((), "nothing to compare"),
         (("--vary", "model.preset"), "NAME=VALUE,VALUE"),
-        (("--vary", "train.optimizer.kind=muon,adamv"), 'did you mean "adamw"?'),
+        (("--vary", "train.optimizer.kind=muon,adamww"), 'did you mean "adamw"?'),
         (("--vary", "model.preset=fabula-1m,fabula-1mm"), "[fabula-1mm] model.preset"),
         (("--vary", "model.n_layers=1,2", "--match", "time"), "--match"),
         (("--vary", "model.n_layers=1,2", "--seeds", "0"), "--seeds 0"),

@@ -12,6 +12,7 @@ from fabula.cli import console, overrides
 from fabula.cli.settings import epilogue
 from fabula.cli.tables import example_rows, translation_rows
 from fabula.config import Data, load_toml
+from fabula.errors import InputError
 from fabula.progress import stop_on_signals
 from fabula.recipe import run_name
 
@@ -64,9 +65,23 @@ def _train(
     scale: Scale = None,
     fresh: Fresh = False,
     json: Json = False,
+    find_lr: Annotated[
+        bool, Parameter(negative=(), help="train nothing: raise the rates step by step, draw the loss, suggest rates")
+    ] = False,
+    lr_steps: Annotated[int, Parameter(help="steps of --find-lr")] = 150,
+    out: Annotated[Path | None, Parameter(help="the drawing of --find-lr as a page, FILE.html")] = None,
     settings: Settings = (),
 ) -> None:
     """The stages of a recipe up to the trained model; no final evaluation."""
+    if find_lr:
+        from fabula.cli import find_lr as finding
+
+        if fresh:
+            raise InputError("--fresh removes a run, --find-lr leaves every run alone: give one of them")
+        finding.find_lr(recipe, with_scale(settings, scale), name, runs, lr_steps, out, json)
+        return
+    if out is not None:
+        raise InputError("--out is the page of --find-lr; a run's own report is in its folder")
     _show(_all(recipe, name, runs, fresh, with_scale(settings, scale), "train"), json)
 
 

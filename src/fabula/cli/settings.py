@@ -31,10 +31,17 @@ def _line(name: str, kind: str, default: Any, doc: str) -> str:
 
 def _variant_lines(name: str, variants: Any, default: Any, doc: str) -> list[str]:
     lines = [f"  {name}.kind = {variants.name_of(type(default))}  ({' | '.join(variants)})\n      {doc}"]
+    width = max(map(len, variants))
+    lines += [f"      {kind.ljust(width)}  {_sentence(variants.get(kind))}" for kind in variants]
     for kind in variants:
         for field_name, field_kind, field_default, field_doc in config.describe(variants.get(kind)):
             lines.append(_line(f"{name}.{field_name} [{kind}]", field_kind, field_default, field_doc))
     return lines
+
+
+def _sentence(kind: Any) -> str:
+    """The first line of what a variant says of itself."""
+    return str(kind.__doc__).strip().splitlines()[0]
 
 
 def _variants(name: str) -> Any:

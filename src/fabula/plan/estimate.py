@@ -7,12 +7,25 @@ from dataclasses import dataclass
 from fabula.config import Data
 from fabula.model.kinds import AnyConfig
 
+# Numbers that an optimizer keeps for a weight: of a matrix of the blocks, and of anything else. Adafactor's rows and
+# columns are next to nothing.
+_KEPT = {
+    "adamw": (2, 2),
+    "adam": (2, 2),
+    "sgd": (1, 1),
+    "lion": (1, 1),
+    "muon": (1, 2),
+    "sophia": (2, 2),
+    "adafactor": (0, 0),
+}
+
 
 def state_bytes(model: AnyConfig, optimizer: str) -> int:
-    """Weights, gradients and moments in float32: 16 bytes a parameter, 12 for the matrices that Muon trains."""
+    """Weights, gradients and what the optimizer keeps, in float32: 16 bytes a parameter with Adam, less with others."""
     parts = model.parts()
-    muon = parts["attention"] + parts.get("cross-attention", 0) + parts["ffn"] if optimizer == "muon" else 0
-    return 16 * model.n_params() - 4 * muon
+    matrices = parts["attention"] + parts.get("cross-attention", 0) + parts["ffn"]
+    inside, outside = _KEPT[optimizer]
+    return 4 * (2 * model.n_params() + inside * matrices + outside * (model.n_params() - matrices))
 
 
 @dataclass(frozen=True, slots=True)

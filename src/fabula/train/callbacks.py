@@ -139,8 +139,9 @@ class Settle(Callback):
 
     share, most, tolerance = 0.15, 60.0, 0.1
 
-    def __init__(self, seconds: float, planned: float, apply: Callable[[int, float], None]) -> None:
-        self.seconds, self.planned, self.apply = seconds, planned, apply
+    def __init__(self, seconds: float, planned: float, apply: Callable[[int, float], None], extra: float = 0.0) -> None:
+        # `extra`: what now and then comes on top of the usual step, as a share of its time.
+        self.seconds, self.planned, self.apply, self.extra = seconds, planned, apply, extra
         self._began = self._before = 0.0
         self._paces: list[float] = []
         self._settled = False
@@ -159,7 +160,7 @@ class Settle(Callback):
         if not last and (elapsed < min(self.share * self.seconds, self.most) or len(self._paces) < 3):
             return
         self._settled = True
-        pace = statistics.median(self._paces)
+        pace = statistics.median(self._paces) * (1 + self.extra)
         steps = record.step + max(1, int((self.seconds - elapsed) / pace))
         if abs(steps / trainer.steps - 1) <= self.tolerance:
             steps, pace = trainer.steps, self.planned

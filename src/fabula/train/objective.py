@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fabula.data.batch import Batch
 from fabula.data.pairs import PairBatch
-from fabula.losses import linear_cross_entropy
+from fabula.losses import draw_targets, linear_cross_entropy
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,13 @@ class Objective(Protocol):
     """(model, batch) to loss. An objective knows the kind of batch that its loader makes."""
 
     def __call__(self, model: nn.Module, batch: Any) -> Loss: ...
+
+    def drawn(self, model: nn.Module, batch: Any, chances: Tensor) -> Loss:
+        """The loss towards targets that the model draws itself, for optimizers that estimate curvature by it.
+
+        `chances` are numbers from 0 up to 1, one for each of the batch's targets: they decide what is drawn.
+        """
+        ...
 
 
 class CausalModel(Protocol):
@@ -66,11 +73,16 @@ class NextToken:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         causal = cast(CausalModel, model)
-        hidden = causal.hidden(batch.tokens, batch.positions, batch.documents)
-        total = linear_cross_entropy(
-            hidden.flatten(0, 1), causal.head_weight, batch.targets.flatten(), causal.head_bias, causal.logit_cap
-        )
+        total = _nats(causal, self._hidden(causal, batch), batch.targets.flatten())
         return Loss(total, batch.n_targets, _extra(causal.auxiliary(), batch.n_targets))
+
+    def drawn(self, model: nn.Module, batch: Batch, chances: Tensor) -> Loss:
+        causal = cast(CausalModel, model)
+        hidden = self._hidden(causal, batch)
+        return Loss(_nats(causal, hidden, _drawn(causal, hidden, batch.targets, chances)), batch.n_targets)
+
+    def _hidden(self, model: CausalModel, batch: Batch) -> Tensor:
+        return model.hidden(batch.tokens, batch.positions, batch.documents).flatten(0, 1)
 
 
 class SequenceToSequence:
@@ -81,15 +93,26 @@ class SequenceToSequence:
 
     def __call__(self, model: nn.Module, batch: PairBatch) -> Loss:
         translating = cast(TranslatingModel, model)
-        hidden = translating.hidden(batch.source, batch.source_lengths, batch.tokens)
-        total = linear_cross_entropy(
-            hidden.flatten(0, 1),
-            translating.head_weight,
-            batch.targets.flatten(),
-            translating.head_bias,
-            translating.logit_cap,
-        )
+        total = _nats(translating, self._hidden(translating, batch), batch.targets.flatten())
         return Loss(total, batch.n_targets, _extra(translating.auxiliary(), batch.n_targets))
+
+    def drawn(self, model: nn.Module, batch: PairBatch, chances: Tensor) -> Loss:
+        translating = cast(TranslatingModel, model)
+        hidden = self._hidden(translating, batch)
+        return Loss(_nats(translating, hidden, _drawn(translating, hidden, batch.targets, chances)), batch.n_targets)
+
+    def _hidden(self, model: TranslatingModel, batch: PairBatch) -> Tensor:
+        return model.hidden(batch.source, batch.source_lengths, batch.tokens).flatten(0, 1)
+
+
+def _nats(model: CausalModel | TranslatingModel, hidden: Tensor, targets: Tensor) -> Tensor:
+    return linear_cross_entropy(hidden, model.head_weight, targets, model.head_bias, model.logit_cap)
+
+
+def _drawn(model: CausalModel | TranslatingModel, hidden: Tensor, targets: Tensor, chances: Tensor) -> Tensor:
+    return draw_targets(
+        hidden.detach(), model.head_weight, targets.flatten(), chances.flatten(), model.head_bias, model.logit_cap
+    )
 
 
 def _extra(auxiliary: Tensor | None, count: int) -> Tensor | None:

@@ -124,7 +124,8 @@ def run(
             )
     for name, rule in plan.rules.items():
         progress.note(f"{name}: {rule}")
-    for sentence in (*made.notes, *_mixture_notes(made.loader, plan.steps * plan.batch_rows)):
+    mixed = _mixture_notes(made.loader, plan.steps * plan.batch_rows)
+    for sentence in (*made.notes, *mixed, *config.optimizer.notes(model_config.d_model)):
         progress.note(sentence)
 
     latest, watch = Latest(), Watch()
@@ -164,7 +165,8 @@ def run(
                 progress.note(sentence)
 
         if settling:
-            callbacks.insert(0, Settle(plan.seconds, plan.step_seconds, settle))
+            extra = config.optimizer.extra_work
+            callbacks.insert(0, Settle(plan.seconds, plan.step_seconds, settle, extra))
         trainer = Trainer(
             model=model,
             objective=SequenceToSequence() if shards.pairs else NextToken(),

@@ -119,7 +119,7 @@ def measure(
     sampled_token = statistics.median(after - before for before, after in pairwise(paces))
     # The first step also pays for allocations; the median of the others is what the run will see.
     return Speed(
-        step=statistics.median(times[1:]),
+        step=statistics.median(times[1:]) * (1 + config.optimizer.extra_work),
         evaluation_row=evaluation_row,
         sampled_token=sampled_token,
         save=_save_seconds(model_config),

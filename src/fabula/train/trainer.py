@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,6 +42,15 @@ class BatchSource(Protocol):
     """Where batches come from: an endless stream from a position, in rows; `waiting` is called while there is none."""
 
     def stream(self, position: int, rows: int, waiting: Callable[[], None]) -> Generator[Any]: ...
+
+
+@runtime_checkable
+class Estimating(Protocol):
+    """An optimizer that now and then wants to see the gradient towards targets that the model draws (see `Sophia`)."""
+
+    def wants_estimate(self) -> bool: ...
+
+    def estimate(self, count: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +191,7 @@ class Trainer:
         loss = total / count if count else math.nan
         unapplied = self._judge(loss, norm, count)
         if unapplied is None:
+            self._estimate(batch, count)
             self._move()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -200,15 +210,16 @@ class Trainer:
             unapplied=unapplied,
         )
 
-    def _gradients(self, batch: Batch | PairBatch, count: int) -> float:
+    def _gradients(self, batch: Batch | PairBatch, count: int, chances: Tensor | None = None) -> float:
         """Accumulate the gradient of the mean over a batch's `count` predictions; returns the sum of nats.
 
-        When memory runs out it begins again with half the rows at once, from the same state of the generators.
+        With `chances` it is the gradient towards targets that the model draws by them. When memory runs out it begins
+        again with half the rows at once, from the same state of the generators.
         """
         before = generators(self.device)
         while True:
             try:
-                return self._accumulate(batch, count)
+                return self._accumulate(batch, count, chances)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -220,7 +231,7 @@ class Trainer:
             set_generators(self.device, before)
             self._fewer_rows(told)
 
-    def _accumulate(self, batch: Batch | PairBatch, count: int) -> float:
+    def _accumulate(self, batch: Batch | PairBatch, count: int, chances: Tensor | None) -> float:
         total = 0.0
         for start in range(0, self.batch_rows, self.micro_rows):
             part = batch.rows(start, min(start + self.micro_rows, self.batch_rows))
@@ -228,11 +239,41 @@ class Trainer:
                 # Nothing is predicted in these rows: they add nothing, and no mean over nothing.
                 continue
             with self.device.autocast():
-                loss = self.objective(self.model, part.to(self.device))
+                if chances is None:
+                    loss = self.objective(self.model, part.to(self.device))
+                else:
+                    length = part.targets.shape[1]
+                    own = chances[start : start + self.micro_rows, :length].to(self.device.torch)
+                    loss = self.objective.drawn(self.model, part.to(self.device), own)
             minimised = loss.total if loss.extra is None else loss.total + loss.extra
             (minimised / count).backward()
             total += loss.total.item()
         return total
+
+    def _estimate(self, batch: Batch | PairBatch, count: int) -> None:
+        """Show the optimizers that ask for it the gradient towards drawn targets, on the rows of the present step.
+
+        The usual gradient is put aside meanwhile. An estimate that is not finite is left out.
+        """
+        asking = [o for o in self.optimizers if isinstance(o, Estimating) and o.wants_estimate()]
+        if not asking:
+            return
+        kept = [parameter.grad for parameter in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
+        self._gradients(batch, count, self._chances(batch))
+        if math.isfinite(clip_gradients(self._parameters, 0.0)):
+            for optimizer in asking:
+                optimizer.estimate(count)
+        for parameter, gradient in zip(self._parameters, kept, strict=True):
+            parameter.grad = gradient
+
+    def _chances(self, batch: Batch | PairBatch) -> Tensor:
+        """A number for each target, from its row's number in the run alone: what is drawn by them is the same however
+        the rows are cut, and in a run that was resumed."""
+        rows, length = batch.targets.shape
+        generators = (torch.Generator().manual_seed(self.position + row) for row in range(rows))
+        return torch.stack([torch.rand(length, generator=generator) for generator in generators])
 
     def _move(self) -> None:
         """Let the optimizers move the weights. When memory runs out there is no way back: a part of them has moved."""
@@ -337,6 +378,8 @@ class Trainer:
         for callback in self.callbacks:
             callback.restore(data["callbacks"].get(type(callback).__name__, {}))
         names = dict(self.model.named_parameters())
+        # Fused optimizers count their steps where the parameters are, the others on the CPU.
+        fused = {id(p) for o in self.optimizers for g in o.param_groups if g.get("fused") for p in g["params"]}
         for key, value in tensors.items():
             if key.startswith("rng."):
                 continue
@@ -345,7 +388,7 @@ class Trainer:
             if name not in names or not int(index) < len(self.optimizers):
                 raise DamagedError(f"the optimizer's state names {name}, which this model does not have")
             parameter = names[name]
-            scalar = value.ndim == 0
+            scalar = value.ndim == 0 and id(parameter) not in fused
             held = value if scalar else value.to(parameter.device)
             self.optimizers[int(index)].state[parameter][field] = held
         torch.set_rng_state(tensors["rng.torch"])
