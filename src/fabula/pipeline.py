@@ -41,11 +41,12 @@ from fabula.tokenizer import run as tokenizer_stage
 from fabula.tokenizer.base import Tokenizer
 from fabula.train import run as train_stage
 from fabula.train.material import material
+from fabula.train.trackers import config as trackers
 
 RUNS = Path("runs")
 
 # Settings that change how a run is done, not what comes out of it: they may differ between start and resume.
-_INCIDENTAL = ("device", "threads", "keep", "log_every", "save_minutes", "save_steps", "failed_save")
+_INCIDENTAL = ("device", "threads", "keep", "log_every", "save_minutes", "save_steps", "failed_save", "trackers", "tracking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,10 @@ def run(
     folder = RunFolder(Path(runs) / loaded.name)
     if (folder.root / COMPARISON).exists():
         raise InputError(f"{folder.root} holds a comparison; choose another --name")
+    # What only a later stage needs is missed before the first one.
+    trackers.require(loaded.train.trackers)
     corpus = Corpus(loaded.corpus)
     if corpus.config.pair is not None and until != "train":
-        # What only the last stage needs is missed before the first one.
         translation.require()
     if fresh and folder.root.is_dir():
         known = any(p.exists() for p in (folder.log, folder.recipe, folder.root / storage.LOCK))
@@ -146,11 +148,12 @@ def resume(
     if not folder.recipe.exists():
         raise InputError(f"{folder.root} is not a run folder: it has no {folder.recipe.name}")
     given = [(key, _as_text(value)) for key, value in (overrides or {}).items()]
-    refused = [key for key, _ in given if key not in {f"train.{name}" for name in _INCIDENTAL}]
+    refused = [key for key, _ in given if not key.startswith("train.") or key.split(".")[1] not in _INCIDENTAL]
     if refused:
         allowed = ", ".join(f"train.{name}" for name in _INCIDENTAL)
         raise InputError(f"{', '.join(refused)}: a resumed run is the same run; only {allowed} may change")
     loaded = recipe.load(folder.recipe, given)
+    trackers.require(loaded.train.trackers)
     with stop_on_signals() as stop, storage.lock(folder.root):
         stop.check("starting")
         return _Pipeline(loaded, folder, progress or Silent(), stop).resume()

@@ -15,6 +15,14 @@ def state_bytes(model: AnyConfig, optimizer: str) -> int:
     return 16 * model.n_params() - 4 * muon
 
 
+def utilisation(flops_per_token: float, tokens_per_second: float, peak_flops_per_second: float, devices: int) -> float:
+    """Share of what the hardware could do that went into the model (MFU, arXiv:2204.02311).
+
+    `tokens_per_second` are those of all `devices` together, `peak_flops_per_second` is that of one of them.
+    """
+    return flops_per_token * tokens_per_second / (peak_flops_per_second * devices)
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A run before it is spent."""
@@ -43,7 +51,7 @@ class Estimate:
     @property
     def utilisation(self) -> float:
         """Share of the machine's measured matrix-product peak."""
-        return self.flops_per_second / self.peak_flops_per_second
+        return utilisation(1.0, self.flops_per_second, self.peak_flops_per_second, 1)
 
     def to_data(self) -> Data:
         return {

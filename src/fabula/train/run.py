@@ -27,12 +27,14 @@ from fabula.data.loader import Loader
 from fabula.data.mixture import Feed
 from fabula.data.pairs import PairBatch, PairLoader
 from fabula.data.shards import Shards
-from fabula.device import Device, choose, environment, seed_everything
+from fabula.device import Device, choose, count_devices, environment, peak_memory_bytes, seed_everything
 from fabula.errors import DamagedError, PromptError
 from fabula.generate.config import GenerateConfig
 from fabula.generate.run import encode_prompt
 from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.kinds import AnyConfig, AnyModel, build_model
+from fabula.plan import hardware
+from fabula.plan.estimate import utilisation
 from fabula.progress import Progress, StopFlag
 from fabula.tokenizer.base import Tokenizer
 from fabula.train.budget import Budget, parse_budget, steps_for
@@ -43,6 +45,7 @@ from fabula.train.material import material, step_rows
 from fabula.train.objective import NextToken, SequenceToSequence
 from fabula.train.saving import Save
 from fabula.train.speed import Speed, measure
+from fabula.train.trackers.mirror import Trackers
 from fabula.train.trainer import Callback, Trainer
 
 Lengths = NDArray[np.int64]
@@ -128,6 +131,13 @@ def run(
         progress.note(sentence)
 
     latest, watch = Latest(), Watch()
+    peak, devices = hardware.peak(device), count_devices()
+    flops = 3 * model_config.flops_per_token(max(1, round(made.row_tokens)))
+
+    def using(tokens_per_second: float) -> Data:
+        share = utilisation(flops, tokens_per_second, peak.flops_per_second, devices)
+        return {"mfu": share, "memory_bytes": peak_memory_bytes(device)}
+
     factor = made.bits_per_token_byte
     starts = made.fixed(plan.evaluation_rows)
     # A time budget has no milestones until its steps are settled, within the first minute.
@@ -138,14 +148,17 @@ def run(
     stored = asdict(plan)
     save_facts = {**facts, "environment": environment(device)}
     save = Save(marks, folder, tokenizer, config, save_facts, latest, progress, stored)
+    rate = getattr(config.optimizer, "lr", 0.0)
+    mirrors = Trackers(config.trackers, config.tracking, folder, rate, progress.note)
     callbacks: list[Callback] = [
         Holding(folder.root),
-        Metrics(folder.metrics, config.log_every, factor, plan.steps),
+        Metrics(folder.metrics, config.log_every, factor, plan.steps, using),
         Guard(folder.unapplied, config.unapplied, made.loader, progress),
         evaluate,
         samples,
         watch,
         save,
+        mirrors,
     ]
     with progress.task("training", plan.steps, "steps") as task:
 
@@ -184,9 +197,14 @@ def run(
         if resumed is not None:
             _resume(trainer, model, resumed, state, tensors, latest)
             progress.note(f"resumed from {resumed.path.name} of {plan.steps:,} steps")
-        trainer.fit()
+        with contextlib.closing(mirrors):
+            trainer.fit()
     result = {
         **watch.facts,
+        "mfu": using(watch.facts["tokens_per_second"])["mfu"],
+        "peak_flops_per_second": peak.flops_per_second,
+        "peak_source": peak.source,
+        "devices": devices,
         "epochs": trainer.position / made.loader.n_rows,
         **_feeding(made.loader, trainer.position),
         "best_step": latest.best_step,
