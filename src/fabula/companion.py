@@ -25,7 +25,7 @@ from typing import IO, Any
 Message = dict[str, Any]
 
 # Seconds that a companion whose parent is gone may still take to leave things in order.
-_GRACE = 20.0
+GRACE = 20.0
 
 
 class Companion:
@@ -129,10 +129,12 @@ def _family(pid: int) -> list[int]:
 
 
 class Parent:
-    """The companion's side: what it is told, and its answers."""
+    """The companion's side: what it is told, and its answers. `behind`: it gets what its parent leaves of the cores."""
 
-    def __init__(self) -> None:
+    def __init__(self, behind: bool = True) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if behind and hasattr(os, "nice"):
+            os.nice(10)  # what has a core to itself is the work that it is beside
         commands, answers = os.dup(0), os.dup(1)
         nothing = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
@@ -172,7 +174,7 @@ class Parent:
                 message = json.loads(line)
                 self._told.put(message)
         self._told.put({"end": True})
-        time.sleep(_GRACE)
+        time.sleep(GRACE)
         leave()
 
 

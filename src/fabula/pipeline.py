@@ -25,6 +25,7 @@ from fabula.data import run as data_stage
 from fabula.data.packing import Packing, figures
 from fabula.data.shards import FORMAT, Shards, dtype_for
 from fabula.device import choose
+from fabula.energy.account import Account
 from fabula.errors import DamagedError, DivergedError, FabulaError, InputError, MachineError, Stopped
 from fabula.evaluate import run as evaluate_stage
 from fabula.evaluate import translation
@@ -46,7 +47,17 @@ from fabula.train.trackers import config as trackers
 RUNS = Path("runs")
 
 # Settings that change how a run is done, not what comes out of it: they may differ between start and resume.
-_INCIDENTAL = ("device", "threads", "keep", "log_every", "save_minutes", "save_steps", "failed_save", "trackers", "tracking")
+_INCIDENTAL = (
+    "device",
+    "threads",
+    "keep",
+    "log_every",
+    "save_minutes",
+    "save_steps",
+    "failed_save",
+    "trackers",
+    "tracking",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +105,8 @@ def run(
         stop.check("starting")
         if fresh:
             _clear(folder)
-        return _Pipeline(loaded, folder, watcher, stop, prepared).run(corpus, until)
+        with contextlib.closing(_Pipeline(loaded, folder, watcher, stop, prepared)) as made:
+            return made.run(corpus, until)
 
 
 def load(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None, name: str | None = None) -> Recipe:
@@ -111,8 +123,9 @@ def prepare(
     `prepared` is as in `run`.
     """
     corpus = Corpus(loaded.corpus)
-    with stop_on_signals() as stop, storage.lock(folder):
-        return _Pipeline(loaded, RunFolder(folder), progress or Silent(), stop, prepared).prepare(corpus)
+    with stop_on_signals() as stop, storage.lock(folder), contextlib.ExitStack() as stack:
+        pipeline = _Pipeline(loaded, RunFolder(folder), progress or Silent(), stop, prepared)
+        return stack.enter_context(contextlib.closing(pipeline)).prepare(corpus)
 
 
 def check_fit(loaded: Recipe, model: AnyConfig, tokenizer: Tokenizer, shards: Shards) -> None:
@@ -156,7 +169,8 @@ def resume(
     trackers.require(loaded.train.trackers)
     with stop_on_signals() as stop, storage.lock(folder.root):
         stop.check("starting")
-        return _Pipeline(loaded, folder, progress or Silent(), stop).resume()
+        with contextlib.closing(_Pipeline(loaded, folder, progress or Silent(), stop)) as made:
+            return made.resume()
 
 
 def plan(
@@ -236,6 +250,11 @@ class _Pipeline:
         self.started = now()
         self.rules: dict[str, str] = dict(loaded.rules)
         self.summary: Data = {}
+        self.energy = Account(folder.root, loaded.energy, self.progress.note)
+
+    def close(self) -> None:
+        """Nothing is left running."""
+        self.energy.close()
 
     def run(self, corpus: Corpus, until: str | None) -> RunResult:
         """All stages."""
@@ -262,8 +281,10 @@ class _Pipeline:
         """Tokenizer and shards: up to date, taken over, or made."""
         for sentence in corpus.notes():
             self.progress.note(sentence)
-        tokenizer = self._tokenizer(corpus)
-        return tokenizer, self._data(corpus, tokenizer)
+        with self.energy.stage("tokenizer"):
+            tokenizer = self._tokenizer(corpus)
+        with self.energy.stage("data"):
+            return tokenizer, self._data(corpus, tokenizer)
 
     def resume(self) -> RunResult:
         """What is not done yet, from what the run folder holds; its text is needed only until there are shards."""
@@ -410,10 +431,14 @@ class _Pipeline:
             self.stages.skip("train", f"{newest.step:,} steps")
             samples = [r for r in storage.read_json_lines(self.folder.samples) if r["step"] == newest.step]
         else:
-            samples = self._train(preset, model, tokenizer, shards, key, inputs)
+            with self.energy.stage("train"):
+                samples = self._train(preset, model, tokenizer, shards, key, inputs)
         evaluation: Data = {}
         if until != "train":
-            evaluation = self._evaluate(shards)
+            with self.energy.stage("evaluate"):
+                evaluation = self._evaluate(shards)
+        self.energy.settle()
+        self.summary["energy"] = self.energy.summary()
         return self._report(evaluation, samples)
 
     def _is_last(self, newest: checkpoint.Checkpoint) -> bool:

@@ -225,6 +225,9 @@ def _summary_rows(result: Any) -> list[tuple[str, str]]:
             rows.append(
                 ("limit", f"{bits / size:.4f} bits per byte: the entropy of the generator; no model can pass it")
             )
+    spent = summary.get("energy")
+    if spent:
+        rows.append(("energy", f"{spent['sentence']} (an estimate, {spent['place']}'s electricity)"))
     rows.append(("stages", ", ".join(_stage(row) for row in summary["stages"])))
     rows.append(("report", str(result.report)))
     rows.append(("next", f'fabula generate {result.folder} --prompt "..."'))

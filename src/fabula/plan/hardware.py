@@ -10,7 +10,6 @@ from pathlib import Path
 
 from fabula.device import Device, free_memory_bytes, synchronize
 
-
 # Dense matrix products in FLOP/s by part of a card's name, the first that fits: the makers' data sheets (without
 # sparsity; bfloat16 with float32 sums, float16 for the two that have no bfloat16 units). What a data sheet promises is
 # what utilisation is commonly measured against; a product of two matrices reaches 60 to 80 % of it.

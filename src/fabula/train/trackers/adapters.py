@@ -138,7 +138,9 @@ class WeightsAndBiases(Tracker):
         return str(self._run.id)
 
     def look(self) -> str:
-        return str(self._run.url) if self.place.online else f"wandb sync --append {self._run.dir.removesuffix('/files')}"
+        return (
+            str(self._run.url) if self.place.online else f"wandb sync --append {self._run.dir.removesuffix('/files')}"
+        )
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log({"step": step, **values})
@@ -153,7 +155,7 @@ class WeightsAndBiases(Tracker):
 
 
 class Comet(Tracker):
-    """comet-ml. Offline it keeps an archive that `comet upload` sends; a resumed run is a second one of the same key."""
+    """comet-ml. Offline it keeps an archive for `comet upload`; a resumed run is a second one of the same key."""
 
     def start(self, settings: Settings) -> str:
         os.environ |= {

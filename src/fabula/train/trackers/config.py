@@ -74,5 +74,3 @@ def require(names: Sequence[str]) -> None:
         library = missing(name)
         if library:
             raise require_extra(library, EXTRA, f"train.trackers: {name}")
-
-

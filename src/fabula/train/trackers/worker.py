@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fabula import storage
-from fabula.companion import Parent, first_line, leave
+from fabula.companion import GRACE, Parent, first_line, leave
 from fabula.config import Data, load_toml
-from fabula.errors import FabulaError
+from fabula.errors import BusyError, FabulaError
 from fabula.train.trackers.adapters import Place, Settings, Tracker
 from fabula.train.trackers.config import trackers
 
@@ -78,7 +79,9 @@ class Mirror:
         if kind == "train" and self.rate and isinstance(record.get("lr"), float):
             record["learning_rate"] = record["lr"] * self.rate
         names, group = (_TRAIN, "train") if kind == "train" else (_VALIDATION, "validation")
-        values = {f"{group}/{name}": float(record[name]) for name in names if isinstance(record.get(name), (int, float))}
+        values = {
+            f"{group}/{name}": float(record[name]) for name in names if isinstance(record.get(name), (int, float))
+        }
         self.tracker.numbers(step, values)
         self.state["steps"][kind] = step
         return True
@@ -124,6 +127,27 @@ def main() -> None:
 
 def follow(parent: Parent, job: Data) -> None:
     """What the process does between its first message and its last."""
+    with alone(Path(job["state"]).with_suffix("")):
+        _follow(parent, job)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait for the process of a run that was killed, which may still be handing on what that had written."""
+    until = time.monotonic() + GRACE
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(storage.lock(folder))
+                break
+            except BusyError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.5)
+        yield
+
+
+def _follow(parent: Parent, job: Data) -> None:
     file = Path(job["state"])
     state = read_state(file)
     settings = flat(job["recipe"])
@@ -136,6 +160,7 @@ def follow(parent: Parent, job: Data) -> None:
 
     def hand_on() -> None:
         if mirror.hand_on():
+            storage.check_held(file.with_suffix(""))
             storage.write_json(file, state)
             parent.say(steps=state["steps"].get("train", 0))
 
