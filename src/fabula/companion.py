@@ -129,9 +129,12 @@ def _family(pid: int) -> list[int]:
 
 
 class Parent:
-    """The companion's side: what it is told, and its answers. `behind`: it gets what its parent leaves of the cores."""
+    """The companion's side: what it is told, and its answers. `behind`: it gets what its parent leaves of the cores.
 
-    def __init__(self, behind: bool = True) -> None:
+    When the parent is gone it has `grace` seconds to leave things in order.
+    """
+
+    def __init__(self, behind: bool = True, grace: float = GRACE) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if behind and hasattr(os, "nice"):
             os.nice(10)  # what has a core to itself is the work that it is beside
@@ -140,7 +143,7 @@ class Parent:
         for number in (0, 1, 2):
             os.dup2(nothing, number)
         self._commands: IO[bytes] = os.fdopen(commands, "rb")
-        self._answers = answers
+        self._answers, self._grace = answers, grace
         self._told: queue.SimpleQueue[Message] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -174,7 +177,7 @@ class Parent:
                 message = json.loads(line)
                 self._told.put(message)
         self._told.put({"end": True})
-        time.sleep(GRACE)
+        time.sleep(self._grace)
         leave()
 
 

@@ -24,15 +24,17 @@ from fabula.corpus.run import Corpus, with_stated
 from fabula.data import run as data_stage
 from fabula.data.packing import Packing, figures
 from fabula.data.shards import FORMAT, Shards, dtype_for
-from fabula.device import choose
+from fabula.device import Device, choose
 from fabula.energy.account import Account
 from fabula.errors import DamagedError, DivergedError, FabulaError, InputError, MachineError, Stopped
 from fabula.evaluate import run as evaluate_stage
 from fabula.evaluate import translation
 from fabula.evaluate.translation import PairEvaluation
-from fabula.model.kinds import AnyConfig, kind_of
+from fabula.model.kinds import AnyConfig, described, kind_of
 from fabula.plan import hardware
+from fabula.plan import measure as plan_memory
 from fabula.plan import run as plan_stage
+from fabula.plan.estimate import training_bytes
 from fabula.progress import Progress, Silent, StopFlag, stop_on_signals
 from fabula.recipe import Recipe
 from fabula.report import run as report_stage
@@ -174,9 +176,15 @@ def resume(
 
 
 def plan(
-    path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None, progress: Progress | None = None
+    path: str | os.PathLike[str],
+    overrides: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    memory: bool = False,
 ) -> Data:
-    """What a recipe would take on this machine: real steps are timed on made-up ids, nothing is trained or kept."""
+    """What a recipe would take on this machine: real steps are timed on made-up ids, nothing is trained or kept.
+
+    `memory`: the table of memory by rows at once and number format as well, each tried in a process of its own.
+    """
     watcher = progress or Silent()
     loaded = load(path, overrides)
     corpus = Corpus(loaded.corpus)
@@ -186,11 +194,13 @@ def plan(
     preset, model = recipe.model_config(loaded, vocab)
     # Byte-level BPE of these sizes cuts European text into pieces of 3.2 (2,048) to 4.0 bytes (8,192): docs/log.md.
     token_bytes = 3.2 + 0.4 * max(0.0, math.log2(vocab / 2048))
-    epoch_tokens, pair_tokens = int(size / token_bytes), (0.0, 0.0)
+    epoch_tokens, pair_tokens, longest = int(size / token_bytes), (0.0, 0.0), (0, model.context_length)
     if loaded.corpus.pair is not None:
         source, target = corpus.pair_bytes()
         epoch_tokens = int(size / (source + target) * (1 + target / token_bytes))
         pair_tokens = (1 + source / token_bytes, 1 + target / token_bytes)
+        widest = (min(model.context_length, 1 + round(n / token_bytes)) for n in corpus.longest_pair())
+        longest = (next(widest), next(widest))
     packed: Data = {}
     row_tokens = float(model.context_length)
     if loaded.data.packing != "concat":
@@ -199,7 +209,7 @@ def plan(
     device = choose(loaded.train.device, loaded.train.threads)
     with watcher.task("measuring this machine", None, ""):
         made, speed = train_stage.rehearse(
-            loaded.train, model, loaded.generate, epoch_tokens, device, pair_tokens, row_tokens
+            loaded.train, model, loaded.generate, epoch_tokens, device, pair_tokens, row_tokens, longest
         )
         machine = hardware.measure(device, Path.cwd())
     overhead = speed.overhead(len(made.milestones), made.evaluation_rows, loaded.generate, model.context_length)
@@ -224,6 +234,8 @@ def plan(
     facts = {"preset": preset, "vocab_size": vocab, "corpus_bytes": size, "epoch_tokens": epoch_tokens, "rules": rules}
     if packed:
         facts["packing"] = packed
+    if memory:
+        facts["memory_table"] = _memory_table(loaded, model, made.batch_rows, longest, device, watcher)
     return {**facts, **planned.to_data(), "notes": corpus.notes()}
 
 
@@ -231,6 +243,33 @@ def _packed(kind: Packing, sizes: list[int], token_bytes: float, context: int) -
     """What a packing would do to documents of some bytes; a document's end is predicted too."""
     ends = np.cumsum([1 + round(size / token_bytes) for size in sizes], dtype=np.int64)
     return figures(kind, np.concatenate([[0], ends[:-1]]), int(ends[-1]), context)
+
+
+def _memory_table(
+    loaded: Recipe, model: AnyConfig, batch_rows: int, lengths: tuple[int, int], device: Device, watcher: Progress
+) -> list[Data]:
+    """Measured peaks beside the predicted; of pairs with the longest batch."""
+    optimizer = to_data(loaded.train)["optimizer"]["kind"]
+
+    def predict(rows: int, dtype: str) -> int:
+        width = 2 if dtype == "bfloat16" else 4
+        return training_bytes(model, optimizer, rows, lengths, width, device.name == "cpu")
+
+    job = {
+        "train": to_data(loaded.train),
+        "model": described(model),
+        "source_tokens": lengths[0],
+        "target_tokens": lengths[1],
+    }
+    found = []
+    with (
+        stop_on_signals() as stop,
+        watcher.task("measuring memory", len(plan_memory.sizes(batch_rows)), "sizes") as bar,
+    ):
+        for trial in plan_memory.run("fabula.train.rehearsal", job, batch_rows, device, predict, stop):
+            found.append(trial.to_data())
+            bar.advance(trial.dtype == "float32", f"{trial.rows} rows, {trial.dtype}: {trial.outcome}")
+    return found
 
 
 class _Pipeline:

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from fabula import storage
 from fabula.cli import console, overrides
 from fabula.cli.settings import epilogue
-from fabula.cli.tables import example_rows, translation_rows
+from fabula.cli.tables import MEMORY_HEADER, example_rows, memory_rows, translation_rows
 from fabula.config import Data, load_toml
 from fabula.progress import stop_on_signals
 from fabula.recipe import run_name
@@ -105,17 +105,30 @@ def _resume(run_folder: Path, /, *, json: Json = False, settings: Settings = ())
 
 
 @plan.default
-def _plan(recipe: RecipePath, /, *, scale: Scale = None, json: Json = False, settings: Settings = ()) -> None:
+def _plan(
+    recipe: RecipePath,
+    /,
+    *,
+    scale: Scale = None,
+    measure: Annotated[
+        bool, Parameter(negative=(), help="try rows at once and formats: their memory and speed")
+    ] = False,
+    json: Json = False,
+    settings: Settings = (),
+) -> None:
     """What a recipe would take on this machine: parameters, FLOPs, steps, memory, time. Trains nothing."""
     from fabula import pipeline
 
     given = dict(overrides.split(with_scale(settings, scale)))
-    planned = pipeline.plan(recipe, given, console.Watcher())
+    planned = pipeline.plan(recipe, given, console.Watcher(), memory=measure)
     if json:
         console.out_json(planned)
         return
     for line in _plan_lines(planned):
         console.out(line)
+    if measure:
+        console.out("")
+        console.out(console.table(memory_rows(planned["memory_table"]), MEMORY_HEADER, right=(0, 2, 3, 4)))
 
 
 def _plan_lines(planned: Data) -> list[str]:

@@ -559,6 +559,14 @@ class Corpus:
         n = max(1, len(sizes))
         return sum(source for source, _ in sizes) / n, sum(target for _, target in sizes) / n
 
+    def longest_pair(self, most: int = 200_000) -> tuple[int, int]:
+        """Bytes of the longest source and of the longest target among the first pairs of the corpus."""
+        source = target = 0
+        for _, document in islice(self._read(lambda _: None), most):
+            source = max(source, len(document.text.encode("utf-8")))
+            target = max(target, len((document.target or "").encode("utf-8")))
+        return source, target
+
     def estimated_bytes(self) -> int:
         """About how many bytes all documents have, without reading them; for progress and plans."""
         return sum(source.estimated_bytes() for source in [*self.sources, *self.validation_sources])

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fabula import checkpoint as checkpoints
@@ -43,6 +42,7 @@ from fabula.train.config import TrainConfig
 from fabula.train.guard import Guard, Holding
 from fabula.train.material import material, step_rows
 from fabula.train.objective import NextToken, SequenceToSequence
+from fabula.train.rehearsal import made_up, peak_of_steps
 from fabula.train.saving import Save
 from fabula.train.speed import Speed, measure
 from fabula.train.trackers.mirror import Trackers
@@ -302,31 +302,33 @@ def rehearse(
     device: Device,
     pair_tokens: tuple[float, float] = (0.0, 0.0),
     row_tokens: float = 0.0,
+    longest: tuple[int, int] = (0, 0),
 ) -> tuple[Plan, Speed]:
     """The plan of a run whose data does not exist yet: real steps on made-up ids of an epoch of `epoch_tokens`.
 
-    Of pairs these are those of the targets; `pair_tokens` are the mean lengths of a source and a target. Rows of text
-    have `row_tokens` predictions on average, the rest is padding; 0: context_length.
+    Of pairs these are those of the targets; `pair_tokens` are the mean lengths of a source and a target, and `longest`
+    the longest: time is that of a usual batch, memory that of the one with the longest pairs. Rows of text have
+    `row_tokens` predictions on average, the rest is padding; 0: context_length.
     """
-    context, generator = model_config.context_length, torch.Generator().manual_seed(0)
-    batch: Batch | PairBatch
+    context = model_config.context_length
     if isinstance(model_config, EncoderDecoderConfig):
         row_tokens = min(pair_tokens[1], context)
         rows = step_rows(config, row_tokens)
         widths = [max(2, min(context, round(n))) for n in pair_tokens]
-        source, target = (torch.randint(model_config.vocab_size, (rows, n), generator=generator) for n in widths)
-        batch = PairBatch(source, torch.full((rows,), widths[0]), target, target)
+        batch = made_up(model_config, rows, (widths[0], widths[1]), config)
         ones = np.ones(model_config.vocab_size, dtype=np.int64)
         speed = _speed(config, model_config, batch, batch, ones, device, StopFlag())
         epoch_rows = max(1, round(epoch_tokens / row_tokens))
         plan = make_plan(config, model_config, speed, epoch_rows, max(1, epoch_rows // 20), sampling, row_tokens)
+        if longest[1]:
+            wide = made_up(model_config, rows, longest, config)
+            speed = replace(
+                speed, peak_memory_bytes=peak_of_steps(config, model_config, wide, plan.micro_rows, device)[0]
+            )
         return plan, speed
     row_tokens = row_tokens or context
     rows = step_rows(config, row_tokens)
-    ids = torch.randint(model_config.vocab_size, (rows, context + 1), generator=generator)
-    batch = Batch(ids[:, :-1], ids[:, 1:])
-    if config.isolate_documents:
-        batch = Batch(ids[:, :-1], ids[:, 1:], torch.arange(context).repeat(rows, 1), torch.zeros(rows, context).long())
+    batch = made_up(model_config, rows, (0, context), config)
     lengths = np.ones(model_config.vocab_size, dtype=np.int64)
     speed = _speed(config, model_config, batch, batch, lengths, device, StopFlag())
     epoch_rows = max(1, int(epoch_tokens / row_tokens))
