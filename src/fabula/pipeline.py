@@ -261,14 +261,11 @@ def _memory_table(
         "source_tokens": lengths[0],
         "target_tokens": lengths[1],
     }
-    found = []
-    with (
-        stop_on_signals() as stop,
-        watcher.task("measuring memory", len(plan_memory.sizes(batch_rows)), "sizes") as bar,
-    ):
+    found, total = [], plan_memory.count(batch_rows, device)
+    with stop_on_signals() as stop, watcher.task("measuring memory", total, "trials") as bar:
         for trial in plan_memory.run("fabula.train.rehearsal", job, batch_rows, device, predict, stop):
             found.append(trial.to_data())
-            bar.advance(trial.dtype == "float32", f"{trial.rows} rows, {trial.dtype}: {trial.outcome}")
+            bar.advance(1, f"{trial.rows} rows, {trial.dtype}: {trial.outcome}")
     return found
 
 

@@ -24,6 +24,7 @@ Json = Annotated[bool, Parameter(name="--json", negative=(), help="one JSON docu
 Runs = Annotated[Path, Parameter(name="--runs", help="the folder of all runs")]
 Name = Annotated[str | None, Parameter(help="the run's name; the recipe's by default")]
 Scale = Annotated[str | None, Parameter(help="one of the recipe's scales, for example cpu")]
+Measure = Annotated[bool, Parameter(negative=(), help="try batches and number formats: their memory and speed")]
 Fresh = Annotated[bool, Parameter(negative=(), help="remove an older run of that name first")]
 
 # Translations that the end of a run shows.
@@ -110,9 +111,7 @@ def _plan(
     /,
     *,
     scale: Scale = None,
-    measure: Annotated[
-        bool, Parameter(negative=(), help="try rows at once and formats: their memory and speed")
-    ] = False,
+    measure: Measure = False,
     json: Json = False,
     settings: Settings = (),
 ) -> None:

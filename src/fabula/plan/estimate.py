@@ -20,8 +20,8 @@ def state_bytes(model: AnyConfig, optimizer: str) -> int:
 _PROCESS_BYTES = 340_000_000
 # Numbers of the loss's chunks that it holds at once: logits, and their slopes.
 _CHUNK_NUMBERS = 1 << 23
-# What an allocator holds beside what is in use: the C library's keeps the holes between tensors that come and go, torch's
-# for graphics cards keeps less. The first is measured (docs/log.md), the second is not yet.
+# What an allocator holds beside what is in use: the C library's keeps the holes between tensors that come and go,
+# torch's for graphics cards keeps less. The first is measured (docs/log.md), the second is not yet.
 _HELD_CPU, _HELD = 1.9, 1.1
 
 
@@ -52,9 +52,9 @@ def _turning(model: AnyConfig, optimizer: str) -> int:
 def _kept(model: AnyConfig, reading: bool) -> int:
     """Numbers a token leaves in all layers for the backward pass (`reading`: those of an encoder).
 
-    A layer keeps the input of each norm; queries, keys, values and what attention gave, each beside the matrix that made
-    or takes it (queries and keys twice where they have norms of their own); of a feed-forward network the outputs of all
-    matrices but the last. What lies between is made again.
+    A layer keeps the input of each norm; queries, keys, values and what attention gave, each beside the matrix that
+    made or takes it (queries and keys twice where they have norms of their own); of a feed-forward network the outputs
+    of all matrices but the last. What lies between is made again.
     """
     d = model.d_model
     attention = model.attention.n_params(d) // d

@@ -7,7 +7,7 @@ runs: what would fill the machine is ended before it does, what takes too long i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -72,6 +72,11 @@ def dtypes(device: Device) -> dict[str, str]:
         there = device.name == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     slow = "no bfloat16 units here: a product takes up to a hundred times as long as in float32 (docs/log.md)"
     return {"float32": "", "bfloat16": "" if there else slow}
+
+
+def count(batch_rows: int, device: Device) -> int:
+    """How many lines the table has."""
+    return sum(1 if unfit else len(sizes(batch_rows)) for unfit in dtypes(device).values())
 
 
 def run(
@@ -146,9 +151,3 @@ def _memory(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return 0
-
-
-def fastest(trials: Sequence[Trial]) -> Trial | None:
-    """The measured trial with the most tokens a second: what a recipe might ask for."""
-    measured = [trial for trial in trials if trial.outcome == "measured"]
-    return max(measured, key=lambda t: t.tokens_per_second or 0.0, default=None)
