@@ -1,7 +1,7 @@
 """The run folder and its checkpoints: safetensors and JSON, never pickle.
 
     runs/NAME/recipe.toml  tokenizer/  data/  checkpoints/step-NNNNNN/  metrics.jsonl  samples.jsonl  unapplied.jsonl
-              summary.json  evaluation.json  report/index.html  log.txt  run.lock
+              summary.json  evaluation.json  emissions.json  trackers/  report/index.html  log.txt  run.lock
 
 A checkpoint is a folder `model.safetensors  config.json  tokenizer.json  trainer.json  optimizer.safetensors
 manifest.json`, published in one rename, valid if and only if its manifest verifies. It holds the tokenizer, so

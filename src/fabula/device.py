@@ -162,6 +162,13 @@ def peak_memory_bytes(device: Device | None = None) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def count_devices() -> int:
+    """How many processes train together, each on a device of its own; 1 when this one is alone."""
+    import torch.distributed as group
+
+    return int(group.get_world_size()) if group.is_available() and group.is_initialized() else 1
+
+
 def environment(device: Device) -> dict[str, Any]:
     """What a result depends on besides its recipe: versions, processor, threads."""
     from importlib.metadata import version

@@ -24,14 +24,17 @@ from fabula.corpus.run import Corpus, with_stated
 from fabula.data import run as data_stage
 from fabula.data.packing import Packing, figures
 from fabula.data.shards import FORMAT, Shards, dtype_for
-from fabula.device import choose
+from fabula.device import Device, choose
+from fabula.energy.account import Account
 from fabula.errors import DamagedError, DivergedError, FabulaError, InputError, MachineError, Stopped
 from fabula.evaluate import run as evaluate_stage
 from fabula.evaluate import translation
 from fabula.evaluate.translation import PairEvaluation
-from fabula.model.kinds import AnyConfig, kind_of
+from fabula.model.kinds import AnyConfig, described, kind_of
 from fabula.plan import hardware
+from fabula.plan import measure as plan_memory
 from fabula.plan import run as plan_stage
+from fabula.plan.estimate import training_bytes
 from fabula.progress import Progress, Silent, StopFlag, stop_on_signals
 from fabula.recipe import Recipe
 from fabula.report import run as report_stage
@@ -41,11 +44,22 @@ from fabula.tokenizer import run as tokenizer_stage
 from fabula.tokenizer.base import Tokenizer
 from fabula.train import run as train_stage
 from fabula.train.material import material
+from fabula.train.trackers import config as trackers
 
 RUNS = Path("runs")
 
 # Settings that change how a run is done, not what comes out of it: they may differ between start and resume.
-_INCIDENTAL = ("device", "threads", "keep", "log_every", "save_minutes", "save_steps", "failed_save")
+_INCIDENTAL = (
+    "device",
+    "threads",
+    "keep",
+    "log_every",
+    "save_minutes",
+    "save_steps",
+    "failed_save",
+    "trackers",
+    "tracking",
+)
 
 
 # Settings of optimizers that came later and by default change nothing: runs of before go on.
@@ -83,9 +97,10 @@ def run(
     folder = RunFolder(Path(runs) / loaded.name)
     if (folder.root / COMPARISON).exists():
         raise InputError(f"{folder.root} holds a comparison; choose another --name")
+    # What only a later stage needs is missed before the first one.
+    trackers.require(loaded.train.trackers)
     corpus = Corpus(loaded.corpus)
     if corpus.config.pair is not None and until != "train":
-        # What only the last stage needs is missed before the first one.
         translation.require()
     if fresh and folder.root.is_dir():
         known = any(p.exists() for p in (folder.log, folder.recipe, folder.root / storage.LOCK))
@@ -96,7 +111,8 @@ def run(
         stop.check("starting")
         if fresh:
             _clear(folder)
-        return _Pipeline(loaded, folder, watcher, stop, prepared).run(corpus, until)
+        with contextlib.closing(_Pipeline(loaded, folder, watcher, stop, prepared)) as made:
+            return made.run(corpus, until)
 
 
 def load(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None, name: str | None = None) -> Recipe:
@@ -113,8 +129,9 @@ def prepare(
     `prepared` is as in `run`.
     """
     corpus = Corpus(loaded.corpus)
-    with stop_on_signals() as stop, storage.lock(folder):
-        return _Pipeline(loaded, RunFolder(folder), progress or Silent(), stop, prepared).prepare(corpus)
+    with stop_on_signals() as stop, storage.lock(folder), contextlib.ExitStack() as stack:
+        pipeline = _Pipeline(loaded, RunFolder(folder), progress or Silent(), stop, prepared)
+        return stack.enter_context(contextlib.closing(pipeline)).prepare(corpus)
 
 
 def check_fit(loaded: Recipe, model: AnyConfig, tokenizer: Tokenizer, shards: Shards) -> None:
@@ -150,20 +167,28 @@ def resume(
     if not folder.recipe.exists():
         raise InputError(f"{folder.root} is not a run folder: it has no {folder.recipe.name}")
     given = [(key, _as_text(value)) for key, value in (overrides or {}).items()]
-    refused = [key for key, _ in given if key not in {f"train.{name}" for name in _INCIDENTAL}]
+    refused = [key for key, _ in given if not key.startswith("train.") or key.split(".")[1] not in _INCIDENTAL]
     if refused:
         allowed = ", ".join(f"train.{name}" for name in _INCIDENTAL)
         raise InputError(f"{', '.join(refused)}: a resumed run is the same run; only {allowed} may change")
     loaded = recipe.load(folder.recipe, given)
+    trackers.require(loaded.train.trackers)
     with stop_on_signals() as stop, storage.lock(folder.root):
         stop.check("starting")
-        return _Pipeline(loaded, folder, progress or Silent(), stop).resume()
+        with contextlib.closing(_Pipeline(loaded, folder, progress or Silent(), stop)) as made:
+            return made.resume()
 
 
 def plan(
-    path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None, progress: Progress | None = None
+    path: str | os.PathLike[str],
+    overrides: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    memory: bool = False,
 ) -> Data:
-    """What a recipe would take on this machine: real steps are timed on made-up ids, nothing is trained or kept."""
+    """What a recipe would take on this machine: real steps are timed on made-up ids, nothing is trained or kept.
+
+    `memory`: the table of memory by rows at once and number format as well, each tried in a process of its own.
+    """
     watcher = progress or Silent()
     loaded = load(path, overrides)
     corpus = Corpus(loaded.corpus)
@@ -174,10 +199,13 @@ def plan(
     # Byte-level BPE of these sizes cuts European text into pieces of 3.2 (2,048) to 4.0 bytes (8,192): docs/log.md.
     token_bytes = 3.2 + 0.4 * max(0.0, math.log2(vocab / 2048))
     epoch_tokens, pair_tokens = int(size * corpus.times_read() / token_bytes), (0.0, 0.0)
+    longest = (0, model.context_length)
     if loaded.corpus.pair is not None:
         source, target = corpus.pair_bytes()
         epoch_tokens = int(size / (source + target) * (1 + target / token_bytes))
         pair_tokens = (1 + source / token_bytes, 1 + target / token_bytes)
+        widest = (min(model.context_length, 1 + round(n / token_bytes)) for n in corpus.longest_pair())
+        longest = (next(widest), next(widest))
     packed: Data = {}
     row_tokens = float(model.context_length)
     if loaded.data.packing != "concat":
@@ -186,7 +214,7 @@ def plan(
     device = choose(loaded.train.device, loaded.train.threads)
     with watcher.task("measuring this machine", None, ""):
         made, speed = train_stage.rehearse(
-            loaded.train, model, loaded.generate, epoch_tokens, device, pair_tokens, row_tokens
+            loaded.train, model, loaded.generate, epoch_tokens, device, pair_tokens, row_tokens, longest
         )
         machine = hardware.measure(device, Path.cwd())
     overhead = speed.overhead(len(made.milestones), made.evaluation_rows, loaded.generate, model.context_length)
@@ -211,6 +239,8 @@ def plan(
     facts = {"preset": preset, "vocab_size": vocab, "corpus_bytes": size, "epoch_tokens": epoch_tokens, "rules": rules}
     if packed:
         facts["packing"] = packed
+    if memory:
+        facts["memory_table"] = _memory_table(loaded, model, made.batch_rows, longest, device, watcher)
     return {**facts, **planned.to_data(), "notes": corpus.notes()}
 
 
@@ -218,6 +248,30 @@ def _packed(kind: Packing, sizes: list[int], token_bytes: float, context: int) -
     """What a packing would do to documents of some bytes; a document's end is predicted too."""
     ends = np.cumsum([1 + round(size / token_bytes) for size in sizes], dtype=np.int64)
     return figures(kind, np.concatenate([[0], ends[:-1]]), int(ends[-1]), context)
+
+
+def _memory_table(
+    loaded: Recipe, model: AnyConfig, batch_rows: int, lengths: tuple[int, int], device: Device, watcher: Progress
+) -> list[Data]:
+    """Measured peaks beside the predicted; of pairs with the longest batch."""
+    optimizer = to_data(loaded.train)["optimizer"]["kind"]
+
+    def predict(rows: int, dtype: str) -> int:
+        width = 2 if dtype == "bfloat16" else 4
+        return training_bytes(model, optimizer, rows, lengths, width, device.name == "cpu")
+
+    job = {
+        "train": to_data(loaded.train),
+        "model": described(model),
+        "source_tokens": lengths[0],
+        "target_tokens": lengths[1],
+    }
+    found, total = [], plan_memory.count(batch_rows, device)
+    with stop_on_signals() as stop, watcher.task("measuring memory", total, "trials") as bar:
+        for trial in plan_memory.run("fabula.train.rehearsal", job, batch_rows, device, predict, stop):
+            found.append(trial.to_data())
+            bar.advance(1, f"{trial.rows} rows, {trial.dtype}: {trial.outcome}")
+    return found
 
 
 class _Pipeline:
@@ -237,6 +291,11 @@ class _Pipeline:
         self.started = now()
         self.rules: dict[str, str] = dict(loaded.rules)
         self.summary: Data = {}
+        self.energy = Account(folder.root, loaded.energy, self.progress.note)
+
+    def close(self) -> None:
+        """Nothing is left running."""
+        self.energy.close()
 
     def run(self, corpus: Corpus, until: str | None) -> RunResult:
         """All stages."""
@@ -263,8 +322,10 @@ class _Pipeline:
         """Tokenizer and shards: up to date, taken over, or made."""
         for sentence in corpus.notes():
             self.progress.note(sentence)
-        tokenizer = self._tokenizer(corpus)
-        return tokenizer, self._data(corpus, tokenizer)
+        with self.energy.stage("tokenizer"):
+            tokenizer = self._tokenizer(corpus)
+        with self.energy.stage("data"):
+            return tokenizer, self._data(corpus, tokenizer)
 
     def resume(self) -> RunResult:
         """What is not done yet, from what the run folder holds; its text is needed only until there are shards."""
@@ -411,10 +472,14 @@ class _Pipeline:
             self.stages.skip("train", f"{newest.step:,} steps")
             samples = [r for r in storage.read_json_lines(self.folder.samples) if r["step"] == newest.step]
         else:
-            samples = self._train(preset, model, tokenizer, shards, key, inputs)
+            with self.energy.stage("train"):
+                samples = self._train(preset, model, tokenizer, shards, key, inputs)
         evaluation: Data = {}
         if until != "train":
-            evaluation = self._evaluate(shards)
+            with self.energy.stage("evaluate"):
+                evaluation = self._evaluate(shards)
+        self.energy.settle()
+        self.summary["energy"] = self.energy.summary()
         return self._report(evaluation, samples)
 
     def _is_last(self, newest: checkpoint.Checkpoint) -> bool:

@@ -17,6 +17,7 @@ from fabula import config
 from fabula.config import Data, Typed, setting
 from fabula.corpus.run import CorpusConfig
 from fabula.data.run import DataConfig
+from fabula.energy.config import EnergyConfig
 from fabula.errors import ConfigError, nearest
 from fabula.evaluate.config import EvaluateConfig
 from fabula.generate.config import GenerateConfig
@@ -44,6 +45,7 @@ class Recipe:
     train: TrainConfig = setting(factory=TrainConfig, doc="how the model is trained")
     evaluate: EvaluateConfig = setting(factory=EvaluateConfig, doc="how it is scored")
     generate: GenerateConfig = setting(factory=GenerateConfig, doc="how samples are drawn")
+    energy: EnergyConfig = setting(factory=EnergyConfig, doc="how its electricity is counted")
     report: ReportConfig = setting(factory=ReportConfig, doc="how the report is drawn")
     rules: dict[str, str] = setting(factory=dict, doc="why derived values are what they are (written by a run)")
 

@@ -9,7 +9,7 @@ from typing import Any
 from fabula import checkpoint, storage
 
 # Named facts that tell how long something took, or where.
-_TIMES = {"seconds", "tokens_per_second"}
+_TIMES = {"seconds", "tokens_per_second", "mfu", "memory_bytes"}
 
 
 def assert_alike(run: Path, other: Path, what: str = "") -> None:

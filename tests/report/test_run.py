@@ -85,9 +85,10 @@ def test_any_files_may_be_missing(tmp_path: Path, kept: tuple[str, ...]) -> None
         (tmp_path / name).unlink()
     page, _ = written(tmp_path)
     absent = len(page.all("p", "absent"))
-    assert (absent == 0) == {"recipe.toml", "summary.json", "metrics.jsonl", "samples.jsonl"}.issubset(kept)
+    assert (absent == 0) == ((set(FILES) - {"evaluation.json"}) <= set(kept))
     assert bool(page.all("svg", "chart")) == ("metrics.jsonl" in kept)
     assert bool(page.all("span", "written")) == ("samples.jsonl" in kept)
+    assert ("3.2 Wh" in page.text.replace("\u00a0", " ")) == ("emissions.json" in kept)
     assert bool(page.all("table", "rules")) == ("recipe.toml" in kept)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +16,12 @@ _OPTIONAL = {
     "pyarrow": ("Parquet sources", "corpus"),
     "zstandard": (".zst sources", "corpus"),
     "transformers": ("exporting models", "export"),
+    "codecarbon": ("measuring energy", "energy"),
+    "tensorboard": ("the tracker tensorboard", "train"),
+    "wandb": ("the tracker wandb", "train"),
+    "comet_ml": ("the tracker comet", "train"),
+    "trackio": ("the tracker trackio", "train"),
+    "mlflow": ("the tracker mlflow", "train"),
 }
 
 
@@ -57,7 +64,7 @@ def doctor(*, json: Json = False) -> None:
 
 
 def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+    for package in (name, f"{name}-skinny"):  # MLflow comes in two sizes
+        with contextlib.suppress(PackageNotFoundError):
+            return version(package)
+    return None

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from fabula import storage
 from fabula.cli import console, overrides
 from fabula.cli.settings import epilogue
-from fabula.cli.tables import example_rows, translation_rows
+from fabula.cli.tables import MEMORY_HEADER, example_rows, memory_rows, translation_rows
 from fabula.config import Data, load_toml
 from fabula.errors import InputError
 from fabula.progress import stop_on_signals
@@ -25,6 +25,7 @@ Json = Annotated[bool, Parameter(name="--json", negative=(), help="one JSON docu
 Runs = Annotated[Path, Parameter(name="--runs", help="the folder of all runs")]
 Name = Annotated[str | None, Parameter(help="the run's name; the recipe's by default")]
 Scale = Annotated[str | None, Parameter(help="one of the recipe's scales, for example cpu")]
+Measure = Annotated[bool, Parameter(negative=(), help="try batches and number formats: their memory and speed")]
 Fresh = Annotated[bool, Parameter(negative=(), help="remove an older run of that name first")]
 
 # Translations that the end of a run shows.
@@ -120,17 +121,28 @@ def _resume(run_folder: Path, /, *, json: Json = False, settings: Settings = ())
 
 
 @plan.default
-def _plan(recipe: RecipePath, /, *, scale: Scale = None, json: Json = False, settings: Settings = ()) -> None:
+def _plan(
+    recipe: RecipePath,
+    /,
+    *,
+    scale: Scale = None,
+    measure: Measure = False,
+    json: Json = False,
+    settings: Settings = (),
+) -> None:
     """What a recipe would take on this machine: parameters, FLOPs, steps, memory, time. Trains nothing."""
     from fabula import pipeline
 
     given = dict(overrides.split(with_scale(settings, scale)))
-    planned = pipeline.plan(recipe, given, console.Watcher())
+    planned = pipeline.plan(recipe, given, console.Watcher(), memory=measure)
     if json:
         console.out_json(planned)
         return
     for line in _plan_lines(planned):
         console.out(line)
+    if measure:
+        console.out("")
+        console.out(console.table(memory_rows(planned["memory_table"]), MEMORY_HEADER, right=(0, 2, 3, 4)))
 
 
 def _plan_lines(planned: Data) -> list[str]:
@@ -240,6 +252,9 @@ def _summary_rows(result: Any) -> list[tuple[str, str]]:
             rows.append(
                 ("limit", f"{bits / size:.4f} bits per byte: the entropy of the generator; no model can pass it")
             )
+    spent = summary.get("energy")
+    if spent:
+        rows.append(("energy", f"{spent['sentence']} (an estimate, {spent['place']}'s electricity)"))
     rows.append(("stages", ", ".join(_stage(row) for row in summary["stages"])))
     rows.append(("report", str(result.report)))
     rows.append(("next", f'fabula generate {result.folder} --prompt "..."'))

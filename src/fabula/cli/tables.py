@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fabula.cli import console
 from fabula.config import Data
 
@@ -105,3 +107,25 @@ def source_lines(sources: list[Data]) -> list[str]:
         if source["citation"]:
             lines.append(f"{source['spec']}: cite: {' '.join(source['citation'].split())[:300]}")
     return lines
+
+
+MEMORY_HEADER = ("rows at once", "format", "predicted", "measured", "tokens/s", "")
+
+
+def memory_rows(trials: Sequence[Data]) -> list[tuple[str, ...]]:
+    """The table of memory by rows at once and number format."""
+    rows: list[tuple[str, ...]] = []
+    for trial in trials:
+        measured, pace = trial["measured_bytes"], trial["tokens_per_second"]
+        outcome = "" if trial["outcome"] == "measured" else f"{trial['outcome']}: {trial['why']}"
+        rows.append(
+            (
+                f"{trial['rows']:,}",
+                trial["dtype"],
+                console.n_bytes(trial["predicted_bytes"]),
+                "" if measured is None else console.n_bytes(measured),
+                "" if pace is None else f"{pace:,.0f}",
+                outcome,
+            )
+        )
+    return rows

@@ -342,6 +342,14 @@ class Corpus:
         times = [mixture[name].epochs for name in self._components]
         return sum(n * size for n, size in zip(times, sizes, strict=True)) / max(1, sum(sizes))
 
+    def longest_pair(self, most: int = 200_000) -> tuple[int, int]:
+        """Bytes of the longest source and of the longest target among the first pairs of the corpus."""
+        source = target = 0
+        for _, document in islice(self._read(lambda _: None), most):
+            source = max(source, len(document.text.encode("utf-8")))
+            target = max(target, len((document.target or "").encode("utf-8")))
+        return source, target
+
     def estimated_bytes(self) -> int:
         """About how many bytes all documents have, without reading them; for progress and plans."""
         return sum(source.estimated_bytes() for source in [*self.sources, *self.validation_sources])

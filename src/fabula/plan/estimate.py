@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fabula.config import Data
+from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.kinds import AnyConfig
 
 # Numbers that an optimizer keeps for a weight: of a matrix of the blocks, and of anything else. Adafactor's rows and
@@ -26,6 +27,68 @@ def state_bytes(model: AnyConfig, optimizer: str) -> int:
     matrices = parts["attention"] + parts.get("cross-attention", 0) + parts["ffn"]
     inside, outside = _KEPT[optimizer]
     return 4 * (2 * model.n_params() + inside * matrices + outside * (model.n_params() - matrices))
+
+
+# A process that has imported torch and taken a step of a tiny model on a CPU. A graphics card's share is not counted.
+_PROCESS_BYTES = 340_000_000
+# Numbers of the loss's chunks that it holds at once: logits, and their slopes.
+_CHUNK_NUMBERS = 1 << 23
+# What an allocator holds beside what is in use: the C library's keeps the holes between tensors that come and go,
+# torch's for graphics cards keeps less. The first is measured (docs/log.md), the second is not yet.
+_HELD_CPU, _HELD = 1.9, 1.1
+
+
+def training_bytes(model: AnyConfig, optimizer: str, rows: int, lengths: tuple[int, int], width: int, cpu: bool) -> int:
+    """The peak of a training step: the process, the state, what is kept for the backward pass, and its own needs.
+
+    `rows` are computed at once; `lengths` are those of a source and a target (of a decoder: 0 and the context);
+    `width` is the bytes of a number inside the model.
+    """
+    d = model.d_model
+    kept = sum(length * _kept(model, reading) for length, reading in zip(lengths, (True, False), strict=True))
+    # The backward pass of the widest part: the gradients of its hidden numbers, while its inputs are still there.
+    passing = max(lengths) * (model.ffn.n_active_params(d) // d + 4 * d)
+    # The last hidden states, their gradient and the norm before them are float32 whatever the format.
+    head = 4 * lengths[1] * 3 * d
+    loss = 4 * min(_CHUNK_NUMBERS, 2 * rows * lengths[1] * model.vocab_size)
+    activations = round((_HELD_CPU if cpu else _HELD) * rows * (width * (kept + passing) + head)) + loss
+    return (_PROCESS_BYTES if cpu else 0) + state_bytes(model, optimizer) + _turning(model, optimizer) + activations
+
+
+def _turning(model: AnyConfig, optimizer: str) -> int:
+    """What Muon needs while it turns the matrices of one shape together: four copies of them."""
+    parts = model.parts()
+    attention = parts["attention"] + parts.get("cross-attention", 0)
+    return 16 * max(attention, parts["ffn"]) if optimizer == "muon" else 0
+
+
+def _kept(model: AnyConfig, reading: bool) -> int:
+    """Numbers a token leaves in all layers for the backward pass (`reading`: those of an encoder).
+
+    A layer keeps the input of each norm; queries, keys, values and what attention gave, each beside the matrix that
+    made or takes it (queries and keys twice where they have norms of their own); of a feed-forward network the outputs
+    of all matrices but the last. What lies between is made again.
+    """
+    d = model.d_model
+    attention = model.attention.n_params(d) // d
+    if getattr(model.attention, "qk_norm", False):
+        attention += attention // 2
+    matrices = model.ffn.n_matrices()
+    ffn = model.ffn.n_active_params(d) // d * (matrices - 1) // matrices
+    if isinstance(model, EncoderDecoderConfig):
+        if reading:
+            # The decoder's layers keep keys and values of what was read.
+            return model.encoder_layers * (2 * d + attention + ffn) + model.decoder_layers * attention // 2
+        return model.decoder_layers * (3 * d + attention + attention // 2 + ffn)
+    return 0 if reading else model.n_layers * (2 * d + attention + ffn)
+
+
+def utilisation(flops_per_token: float, tokens_per_second: float, peak_flops_per_second: float, devices: int) -> float:
+    """Share of what the hardware could do that went into the model (MFU, arXiv:2204.02311).
+
+    `tokens_per_second` are those of all `devices` together, `peak_flops_per_second` is that of one of them.
+    """
+    return flops_per_token * tokens_per_second / (peak_flops_per_second * devices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +119,7 @@ class Estimate:
     @property
     def utilisation(self) -> float:
         """Share of the machine's measured matrix-product peak."""
-        return self.flops_per_second / self.peak_flops_per_second
+        return utilisation(1.0, self.flops_per_second, self.peak_flops_per_second, 1)
 
     def to_data(self) -> Data:
         return {

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from fabula import storage
 from fabula.config import Data
 from fabula.report import charts, cleaning, wording
-from fabula.report.page import Fact
+from fabula.report.facts import Fact
 from fabula.report.reading import Facts
 from fabula.report.run import compose
 

@@ -6,30 +6,16 @@ have is None or an empty list, and the template says so in that place.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from markupsafe import Markup
-
-from fabula.report import charts, cleaning, curves, wording
+from fabula.report import cleaning, curves, wording
+from fabula.report.energy import energy
+from fabula.report.facts import Fact, Section, breakdown, shown
 from fabula.report.reading import Facts, Records
-
-Section = dict[str, Any]
 
 TEXT_LIMIT = 6000  # characters of one sample; what is longer is cut with a word about it
 MOMENTS = 60  # positions of the slider; more checkpoints than that are thinned evenly
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A label, its value and, where it helps, a few words more."""
-
-    label: str
-    value: str
-    note: str = ""
 
 
 def describe(records: Records, points: int, first_axis: str) -> Section:
@@ -52,6 +38,7 @@ def describe(records: Records, points: int, first_axis: str) -> Section:
         "tokenizer": tokenizer(records),
         "model": model(records),
         "stages": stages(records),
+        "energy": energy(records),
         "settings": settings(records),
         "environment": environment(records),
     }
@@ -451,21 +438,6 @@ def stages(records: Records) -> Section | None:
     return made
 
 
-def breakdown(parts: Sequence[tuple[str, float]], say: Callable[[float | None], str], label: str) -> Section:
-    """Parts of a whole, as a bar and as the rows of a table with the bar's colours."""
-    whole = sum(value for _, value in parts if value > 0)
-    rows = [
-        {
-            "name": name,
-            "value": say(value),
-            "share": wording.percent(value / whole) if whole > 0 and value >= 0 else "",
-            "colour": charts.colour(i),
-        }
-        for i, (name, value) in enumerate(parts)
-    ]
-    return {"rows": rows, "bar": Markup(charts.bar(parts, label)) if whole > 0 else None}
-
-
 def settings(records: Records) -> list[Section]:
     """The resolved recipe: every setting, and the rule of those that were derived."""
     rules = {key: value for key, value in records.recipe.pairs("rules") if isinstance(value, str)}
@@ -489,17 +461,6 @@ def flat(value: Any, path: str) -> list[tuple[str, Any]]:
     if not isinstance(value, dict):
         return [(path, value)] if value is not None else []
     return [leaf for k, v in value.items() for leaf in flat(v, f"{path}.{k}" if path else str(k))]
-
-
-def shown(value: Any) -> str:
-    """A setting as it would stand in a recipe."""
-    if isinstance(value, str):
-        return value if value.strip() else f'"{value}"'
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (list, dict)):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return str(value)
 
 
 def environment(records: Records) -> list[Fact]:

@@ -86,6 +86,7 @@ class Records:
     recipe: Facts
     summary: Facts
     evaluation: Facts
+    emissions: Facts
     train: tuple[Facts, ...]
     evaluations: tuple[Facts, ...]
     samples: tuple[Facts, ...]
@@ -102,6 +103,7 @@ def read(folder: Path) -> Records:
         recipe=_toml(folder / "recipe.toml", problems),
         summary=_json(folder / "summary.json", problems),
         evaluation=_json(folder / "evaluation.json", problems),
+        emissions=_json(folder / "emissions.json", problems),
         train=_in_order(m for m in metrics if m.get("kind") == "train"),
         evaluations=_in_order(m for m in metrics if m.get("kind") == "evaluation"),
         samples=tuple(_lines(folder / "samples.jsonl", problems)),

@@ -49,6 +49,28 @@ def size(number: float | None) -> str:
     return _scaled(number, (("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12), ("PB", 1e15)))
 
 
+def watt_hours(kwh: float | None) -> str:
+    """Electricity, from its kWh.
+
+    >>> [watt_hours(n).replace(SPACE, " ") for n in (2.5e-5, 0.0194, 1.5)]
+    ['0.025 Wh', '19.4 Wh', '1.5 kWh']
+    """
+    if kwh is None:
+        return UNKNOWN
+    return f"{ratio(kwh)}{SPACE}kWh" if kwh >= 1 else f"{ratio(1000 * kwh)}{SPACE}Wh"
+
+
+def grams(kg: float | None) -> str:
+    """A mass, from its kg.
+
+    >>> [grams(n).replace(SPACE, " ") for n in (0.00398, 2.5)]
+    ['3.98 g', '2.5 kg']
+    """
+    if kg is None:
+        return UNKNOWN
+    return f"{ratio(kg)}{SPACE}kg" if kg >= 1 else f"{ratio(1000 * kg)}{SPACE}g"
+
+
 def plural(number: float | None, noun: str, many: str = "") -> str:
     """A count with its noun.
 

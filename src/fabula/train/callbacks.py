@@ -74,11 +74,19 @@ class Metrics(Callback):
     stopped. A step that was not applied counts in time and tokens, not in loss and norm.
     """
 
-    def __init__(self, path: Path, every: int, bits_per_token_byte: float, steps: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        every: int,
+        bits_per_token_byte: float,
+        steps: int = 0,
+        more: Callable[[float], Data] = lambda tokens_per_second: {},
+    ) -> None:
         # 0: about 500 lines in the run's `steps`, as they were planned at its very start.
         self.path, self.given, self.every = path, every, every or max(1, steps // 500)
         # A loss in nats a token times this is bits a byte: 1 / ln 2 / (bytes per token of the training split).
         self.bits_per_token_byte = bits_per_token_byte
+        self.more = more  # what else a line says, from the tokens a second
         self._losses: list[float] = []
         self._steps, self._seconds, self._since = 0, 0.0, 0  # since: tokens before the first waiting step
 
@@ -112,6 +120,7 @@ class Metrics(Callback):
         """Write what was gathered since the last line."""
         if self._losses:
             loss = math.fsum(self._losses) / len(self._losses)
+            rate = (last.tokens - self._since) / self._seconds
             line = {
                 "kind": "train",
                 "step": last.step,
@@ -121,7 +130,8 @@ class Metrics(Callback):
                 "bits_per_byte": loss * self.bits_per_token_byte,
                 "lr": last.lr,
                 "grad_norm": last.grad_norm if math.isfinite(last.grad_norm) else None,
-                "tokens_per_second": (last.tokens - self._since) / self._seconds,
+                "tokens_per_second": rate,
+                **self.more(rate),
             }
             if self._steps > len(self._losses):
                 line["unapplied"] = self._steps - len(self._losses)

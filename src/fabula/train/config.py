@@ -9,6 +9,7 @@ from fabula.config import setting
 from fabula.train.budget import parse_budget
 from fabula.train.optimizers import MuonConfig, OptimizerConfig
 from fabula.train.schedules import ScheduleConfig, WarmupStableDecay
+from fabula.train.trackers.config import TrackingConfig, check_names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,11 +39,14 @@ class TrainConfig:
     skip_spikes: float = setting(0.0, "steps this many standard deviations above the last 128 are skipped; 0: none")
     keep: int = setting(3, "newest checkpoints that are kept, beside the best one; at least 2")
     log_every: int = setting(0, "steps between two lines of metrics; 0: about 500 lines a run")
+    trackers: tuple[str, ...] = setting((), "mirrors of metrics.jsonl: tensorboard, wandb, comet, trackio, mlflow")
+    tracking: TrackingConfig = setting(factory=TrackingConfig, doc="what the trackers are told")
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
     threads: int = setting(0, "processor threads; 0: every core, or what OMP_NUM_THREADS says")
 
     def __post_init__(self) -> None:
         parse_budget(self.budget)
+        check_names(self.trackers)
         if self.batch_tokens < 1:
             raise ValueError(f"batch_tokens={self.batch_tokens} must be at least 1")
         if self.micro_rows < 0:

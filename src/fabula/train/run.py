@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fabula import checkpoint as checkpoints
@@ -27,12 +26,14 @@ from fabula.data.loader import Loader
 from fabula.data.mixture import Feed
 from fabula.data.pairs import PairBatch, PairLoader
 from fabula.data.shards import Shards
-from fabula.device import Device, choose, environment, seed_everything
+from fabula.device import Device, choose, count_devices, environment, peak_memory_bytes, seed_everything
 from fabula.errors import DamagedError, PromptError
 from fabula.generate.config import GenerateConfig
 from fabula.generate.run import encode_prompt
 from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.kinds import AnyConfig, AnyModel, build_model
+from fabula.plan import hardware
+from fabula.plan.estimate import utilisation
 from fabula.progress import Progress, StopFlag
 from fabula.tokenizer.base import Tokenizer
 from fabula.train.budget import Budget, parse_budget, steps_for
@@ -41,8 +42,10 @@ from fabula.train.config import TrainConfig
 from fabula.train.guard import Guard, Holding
 from fabula.train.material import material, step_rows
 from fabula.train.objective import NextToken, SequenceToSequence
+from fabula.train.rehearsal import made_up, peak_of_steps
 from fabula.train.saving import Save
 from fabula.train.speed import Speed, measure
+from fabula.train.trackers.mirror import Trackers
 from fabula.train.trainer import Callback, Trainer
 
 Lengths = NDArray[np.int64]
@@ -129,6 +132,13 @@ def run(
         progress.note(sentence)
 
     latest, watch = Latest(), Watch()
+    peak, devices = hardware.peak(device), count_devices()
+    flops = 3 * model_config.flops_per_token(max(1, round(made.row_tokens)))
+
+    def using(tokens_per_second: float) -> Data:
+        share = utilisation(flops, tokens_per_second, peak.flops_per_second, devices)
+        return {"mfu": share, "memory_bytes": peak_memory_bytes(device)}
+
     factor = made.bits_per_token_byte
     starts = made.fixed(plan.evaluation_rows)
     # A time budget has no milestones until its steps are settled, within the first minute.
@@ -139,14 +149,17 @@ def run(
     stored = asdict(plan)
     save_facts = {**facts, "environment": environment(device)}
     save = Save(marks, folder, tokenizer, config, save_facts, latest, progress, stored)
+    rate = getattr(config.optimizer, "lr", 0.0)
+    mirrors = Trackers(config.trackers, config.tracking, folder, rate, progress.note)
     callbacks: list[Callback] = [
         Holding(folder.root),
-        Metrics(folder.metrics, config.log_every, factor, plan.steps),
+        Metrics(folder.metrics, config.log_every, factor, plan.steps, using),
         Guard(folder.unapplied, config.unapplied, made.loader, progress),
         evaluate,
         samples,
         watch,
         save,
+        mirrors,
     ]
     with progress.task("training", plan.steps, "steps") as task:
 
@@ -186,9 +199,14 @@ def run(
         if resumed is not None:
             _resume(trainer, model, resumed, state, tensors, latest)
             progress.note(f"resumed from {resumed.path.name} of {plan.steps:,} steps")
-        trainer.fit()
+        with contextlib.closing(mirrors):
+            trainer.fit()
     result = {
         **watch.facts,
+        "mfu": using(watch.facts["tokens_per_second"])["mfu"],
+        "peak_flops_per_second": peak.flops_per_second,
+        "peak_source": peak.source,
+        "devices": devices,
         "epochs": trainer.position / made.loader.n_rows,
         **_feeding(made.loader, trainer.position),
         "best_step": latest.best_step,
@@ -286,31 +304,33 @@ def rehearse(
     device: Device,
     pair_tokens: tuple[float, float] = (0.0, 0.0),
     row_tokens: float = 0.0,
+    longest: tuple[int, int] = (0, 0),
 ) -> tuple[Plan, Speed]:
     """The plan of a run whose data does not exist yet: real steps on made-up ids of an epoch of `epoch_tokens`.
 
-    Of pairs these are those of the targets; `pair_tokens` are the mean lengths of a source and a target. Rows of text
-    have `row_tokens` predictions on average, the rest is padding; 0: context_length.
+    Of pairs these are those of the targets; `pair_tokens` are the mean lengths of a source and a target, and `longest`
+    the longest: time is that of a usual batch, memory that of the one with the longest pairs. Rows of text have
+    `row_tokens` predictions on average, the rest is padding; 0: context_length.
     """
-    context, generator = model_config.context_length, torch.Generator().manual_seed(0)
-    batch: Batch | PairBatch
+    context = model_config.context_length
     if isinstance(model_config, EncoderDecoderConfig):
         row_tokens = min(pair_tokens[1], context)
         rows = step_rows(config, row_tokens)
         widths = [max(2, min(context, round(n))) for n in pair_tokens]
-        source, target = (torch.randint(model_config.vocab_size, (rows, n), generator=generator) for n in widths)
-        batch = PairBatch(source, torch.full((rows,), widths[0]), target, target)
+        batch = made_up(model_config, rows, (widths[0], widths[1]), config)
         ones = np.ones(model_config.vocab_size, dtype=np.int64)
         speed = _speed(config, model_config, batch, batch, ones, device, StopFlag())
         epoch_rows = max(1, round(epoch_tokens / row_tokens))
         plan = make_plan(config, model_config, speed, epoch_rows, max(1, epoch_rows // 20), sampling, row_tokens)
+        if longest[1]:
+            wide = made_up(model_config, rows, longest, config)
+            speed = replace(
+                speed, peak_memory_bytes=peak_of_steps(config, model_config, wide, plan.micro_rows, device)[0]
+            )
         return plan, speed
     row_tokens = row_tokens or context
     rows = step_rows(config, row_tokens)
-    ids = torch.randint(model_config.vocab_size, (rows, context + 1), generator=generator)
-    batch = Batch(ids[:, :-1], ids[:, 1:])
-    if config.isolate_documents:
-        batch = Batch(ids[:, :-1], ids[:, 1:], torch.arange(context).repeat(rows, 1), torch.zeros(rows, context).long())
+    batch = made_up(model_config, rows, (0, context), config)
     lengths = np.ones(model_config.vocab_size, dtype=np.int64)
     speed = _speed(config, model_config, batch, batch, lengths, device, StopFlag())
     epoch_rows = max(1, int(epoch_tokens / row_tokens))

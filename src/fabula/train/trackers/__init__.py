@@ -1,0 +1,1 @@
+"""A run's log, mirrored into other people's dashboards."""
