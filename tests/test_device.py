@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -86,3 +88,11 @@ def test_the_environment_is_plain_data() -> None:
     assert facts["torch"] == torch.__version__
     assert facts["device_reason"] == "test"
     assert device.peak_memory_bytes() > 10_000_000
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a process begins with a peak of its own")
+def test_the_peak_is_of_this_process_not_of_the_one_that_started_it() -> None:
+    held = bytearray(b"x" * 600_000_000)
+    code = "from fabula.device import peak_memory_bytes; print(peak_memory_bytes())"
+    child = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert int(child.stdout) < 300_000_000 < len(held)
