@@ -14,7 +14,8 @@ import pytest
 from fabula.errors import DamagedError
 from fabula.tokenizer import foreign, foreign_forms
 from fabula.tokenizer.base import FILE, Tokenizer
-from fabula.tokenizer.foreign import PATTERNS, ForeignTokenizer, Special
+from fabula.tokenizer.foreign import ForeignTokenizer, Special
+from fabula.tokenizer.foreign_forms import PATTERNS
 from tests.faults.test_tokenizer import any_text
 
 _SPLIT = {name: pattern for pattern, name in PATTERNS.items()}

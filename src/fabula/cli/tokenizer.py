@@ -318,10 +318,9 @@ def _tokenizer(path: Path) -> Tokenizer:
         theirs = any((folder / name).is_file() for name in ("tokenizer_config.json", "special_tokens_map.json"))
         if not theirs or (folder / SPECIAL).is_file():
             raise
-    from fabula import storage
     from fabula.export import hf_tokenizer
+    from fabula.tokenizer import published
+    from fabula.tokenizer.foreign_files import small_json
 
-    data = storage.read_json(folder / FILE)
-    config = storage.read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    ids = [*data["model"]["vocab"].values(), *(token["id"] for token in data["added_tokens"])]
-    return hf_tokenizer.read(folder, config, max(ids) + 1)
+    config = small_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return hf_tokenizer.read(folder, config, published.size(small_json(folder / FILE)))

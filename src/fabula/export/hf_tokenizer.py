@@ -16,7 +16,7 @@ from fabula.config import Data, dump_json
 from fabula.errors import InputError
 from fabula.export.hf import read_json
 from fabula.tokenizer import conversation, foreign, published
-from fabula.tokenizer.base import FILE, Tokenizer
+from fabula.tokenizer.base import FILE, Tokenizer, guarded
 from fabula.tokenizer.forms import is_native, n_ids
 from fabula.tokenizer.special import SPECIAL_TEXT
 
@@ -35,6 +35,11 @@ def read(folder: Path, theirs: Data, vocab_size: int, given: Path | None = None)
         raise InputError(f"{place}: {_without(place)}")
     if given is not None and file.with_name(foreign.FILE).is_file():
         return _fitting(Tokenizer.load(file), vocab_size, file)
+    home = folder if given is None else file.parent
+    return guarded(lambda: _read(file, home, theirs, vocab_size), str(file))
+
+
+def _read(file: Path, home: Path, theirs: Data, vocab_size: int) -> Tokenizer:
     data = read_json(file) or {}
     bare = {**data, "post_processor": None}
     if is_native(bare):
@@ -42,7 +47,7 @@ def read(folder: Path, theirs: Data, vocab_size: int, given: Path | None = None)
             return _native(bare, file)
         roles: dict[str, str] = dict(SPECIAL_TEXT)
     else:
-        roles = published.roles(file.parent, folder if given is None else file.parent, data, theirs)
+        roles = published.roles(file.parent, home, data, theirs)
     if len(data.get("model", {}).get("vocab", ())) > vocab_size + len(data.get("added_tokens", ())):
         raise InputError(f"{file}: {len(data['model']['vocab']):,} tokens, but the model has {vocab_size:,} ids")
     return foreign.take(file, foreign.Special(roles, vocab_size, published.template(file.parent)))

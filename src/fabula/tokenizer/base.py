@@ -11,10 +11,10 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fabula import storage
-from fabula.errors import DamagedError, InputError
+from fabula.errors import DamagedError, FabulaError, InputError
 from fabula.tokenizer import conversation
 from fabula.tokenizer.special import SPECIAL_TEXT, SpecialTokens
 
@@ -104,6 +104,9 @@ class Tokenizer:
         encoder = self._fast(len(text))
         if encoder is not None and encoder.takes(text):
             return encoder.encode(text)
+        if len(text) >= _MUCH:
+            # Where each token stands is not asked for: a quarter of the time, and less memory.
+            return [*self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids]
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -170,16 +173,29 @@ def read(file: Path, make: Callable[[Any, Any], Tokenizer]) -> Tokenizer:
 
     if file.stat().st_size > MAX_BYTES:
         raise DamagedError(f"{file}: larger than {MAX_BYTES >> 20} MiB; not a tokenizer of Fabula")
-    try:
+
+    def made() -> Tokenizer:
         text = file.read_text(encoding="utf-8")
-        return make(json.loads(text, object_pairs_hook=_once), lambda: Backend.from_str(text))
-    except (DamagedError, InputError):
+        return make(json.loads(text, object_pairs_hook=once), lambda: Backend.from_str(text))
+
+    return guarded(made, str(file))
+
+
+_Made = TypeVar("_Made")
+
+
+def guarded(make: Callable[[], _Made], origin: str) -> _Made:
+    """What `make` makes of a file; DamagedError for whatever it raises that is no error of ours."""
+    try:
+        return make()
+    except FabulaError:
         raise
     except BaseException as error:
         # The Rust side panics on some damaged files, with an exception outside the tree of Exception.
         if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
             raise
-        raise DamagedError(f"{file}: not a tokenizer that can be read ({_first_line(error)})") from None
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DamagedError(f"{origin}: not a tokenizer that can be read ({said})") from None
 
 
 def _native(data: Any, backend: Any, origin: str) -> Tokenizer:
@@ -189,7 +205,7 @@ def _native(data: Any, backend: Any, origin: str) -> Tokenizer:
     return Tokenizer(backend(), origin)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose keys are all different: of two equal ones the library may take the other than we checked."""
     made = dict(pairs)
     if len(made) != len(pairs):
@@ -237,7 +253,3 @@ def encodable(text: str) -> str:
             "it is not a character of Unicode and cannot be encoded"
         ) from None
     return text
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -22,7 +22,7 @@ from fabula.errors import InputError
 from fabula.progress import Progress, Silent, StopFlag
 from fabula.tokenizer import cuts, forms
 from fabula.tokenizer.base import Tokenizer, byte_of_letter, encodable
-from fabula.tokenizer.forms import N_BYTES, SMALLEST
+from fabula.tokenizer.forms import LARGEST, N_BYTES, SMALLEST
 from fabula.tokenizer.ranks import pairs_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 # Learning within words takes a time in proportion to the square of the longest word: a MiB without a space would be an
 # hour. No word of a language comes near this length; what does (data in letters, rulers of dashes) is learnt in pieces.
 _LONGEST = 512
-_ENDLESS = re.compile(rf"(?<!\S)\S{{{_LONGEST + 1},}}|(?<!\s)\s{{{_LONGEST + 1},}}")
+# Four control characters are space for Python and none for the patterns that cut words.
+_CONTROLS = "\x1c-\x1f"
+_SPACE, _OTHER = rf"[^\S{_CONTROLS}]", rf"[\S{_CONTROLS}]"
+_ENDLESS = re.compile(rf"(?<!{_OTHER}){_OTHER}{{{_LONGEST + 1},}}|(?<!{_SPACE}){_SPACE}{{{_LONGEST + 1},}}")
+_HAS_CONTROLS = re.compile(f"[{_CONTROLS}]")
 
 # A pair of these two is the smallest of all. It is shown to rustbpe once and stands nowhere else (it is taken out of
 # the texts), so of all pairs that stand once it is learnt first: what comes after it stands only once too.
@@ -86,12 +90,14 @@ def train_bpe(
 
 
 def check_size(vocab_size: int) -> None:
-    """InputError for a vocabulary that has no room for all bytes."""
+    """InputError for a vocabulary that has no room for all bytes, or is larger than can be learnt."""
     if vocab_size < SMALLEST:
         raise InputError(
             f"vocab_size={vocab_size} is too small: bytes and special tokens alone are {SMALLEST}; "
             f"use {SMALLEST} or more"
         )
+    if vocab_size > LARGEST:
+        raise InputError(f"vocab_size={vocab_size} is too large: use {LARGEST:,} or less")
 
 
 def check_filled(tokenizer: Tokenizer, vocab_size: int, exact: bool) -> None:
@@ -198,6 +204,8 @@ def without_endless(texts: Iterable[str]) -> Iterator[str]:
 
 def _may_be_endless(text: str) -> bool:
     """Whether a block of half the length is all space or all none, as one is in every stretch that is too long."""
+    if _HAS_CONTROLS.search(text):
+        return True
     size = _LONGEST // 2
     blocks = (text[start : start + size] for start in range(0, len(text) - size + 1, size))
     return any(block.isspace() or len(block.split(maxsplit=1)[0]) == size for block in blocks)

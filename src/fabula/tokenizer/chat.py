@@ -189,7 +189,8 @@ def _encodable(text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"a message holds a lone surrogate (U+{ord(text[error.start]):04X}), which is not a character of Unicode"
+            f"a message or the template holds a lone surrogate (U+{ord(text[error.start]):04X}), which is no character "
+            "of Unicode"
         ) from None
 
 

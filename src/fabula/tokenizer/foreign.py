@@ -13,14 +13,13 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fabula import storage
 from fabula.config import Data
-from fabula.errors import DamagedError, InputError
-from fabula.tokenizer.base import _PROBE, Tokenizer, byte_of_letter, read
-from fabula.tokenizer.base import FILE as TOKENIZER_FILE
-from fabula.tokenizer.foreign_forms import PATTERNS, SPACE, Form, examine
+from fabula.errors import DamagedError
+from fabula.tokenizer.base import _PROBE, Tokenizer, byte_of_letter, guarded, read
+from fabula.tokenizer.foreign_forms import SPACE, Form, examine
 from fabula.tokenizer.special import SpecialTokens
 
 FILE = "special.json"
@@ -59,6 +58,8 @@ class ForeignTokenizer(Tokenizer):
         beyond = [t for t in range(special.vocab_size, backend.get_vocab_size()) if t not in controls]
         if beyond:
             problems.append(f"{len(beyond)} tokens of text beyond the model's {special.vocab_size:,} ids")
+        if not isinstance(form, list) and form.pairs and (spelt := _spelt(data["model"], controls)):
+            problems.append(f"merges make the control token {spelt!r:.40}, so a text that says it would be one")
         if problems or isinstance(form, list):
             raise DamagedError(f"{origin}: {'; '.join(problems)}")
         self.special = SpecialTokens(**ids)
@@ -66,8 +67,12 @@ class ForeignTokenizer(Tokenizer):
         self.form = form
         self._controls = frozenset(controls)
         self._shown = backend
-        self._hold(backend if form.pairs else _hidden(data, self._controls | {form.unknown}))
-        self._bytes = _table(data, backend, controls, special.vocab_size, form, origin)
+        if not form.pairs:
+            backend = _hidden(data, self._controls | {form.unknown})
+        elif _looked_up(data["model"], self._controls):
+            backend = _hidden(data, self._controls)
+        self._hold(backend)
+        self._bytes = _table(data, self._shown, controls, special.vocab_size, form, origin)
         self.changes = "; ".join(form.changes) or None
         self.fingerprint = storage.hash_data({"tokenizer": data, "special": special.to_data()})
         self._check(origin)
@@ -114,18 +119,36 @@ class ForeignTokenizer(Tokenizer):
         storage.write_json(folder / FILE, self.given.to_data())
 
 
-def _hidden(data: Data, controls: frozenset[int | None]) -> Any:
-    """A unigram model in which no text meets a control token, nor the token for what is unknown.
+def _spelt(model: Data, controls: set[int]) -> str | None:
+    """A control token that merges make out of its letters, if there is one."""
+    numbers: dict[str, int] = model["vocab"]
+    whole = (left + right for left, right in model["merges"])
+    return next((text for text in whole if numbers.get(text) in controls), None)
 
-    The library looks for every piece of the vocabulary, these too. A piece with a space in it is never found: spaces
-    have become U+2581 before the model sees them.
+
+def _looked_up(model: Data, controls: frozenset[int]) -> bool:
+    """Whether byte-pair encoding begins with a control token: it looks up letters, and whole words where it may."""
+    found = (text for text, number in model["vocab"].items() if number in controls)
+    return any(model["ignore_merges"] or len(text) == 1 for text in found)
+
+
+def _hidden(data: Data, controls: frozenset[int] | frozenset[int | None]) -> Any:
+    """A model in which no text meets one of these tokens.
+
+    The library looks for every piece of a unigram's vocabulary, these too, and for whole words in some of the others.
+    A piece with a space in it is never found: spaces have become other letters before the model sees them.
     """
     from tokenizers import Tokenizer as Backend
 
-    vocabulary = [
-        [f"{text} {number}" if number in controls else text, score]
-        for number, (text, score) in enumerate(data["model"]["vocab"])
-    ]
+    def named(text: str, number: int) -> str:
+        return f"{text} {number}" if number in controls else text
+
+    given = data["model"]["vocab"]
+    vocabulary: Any
+    if isinstance(given, dict):
+        vocabulary = {named(text, number): number for text, number in given.items()}
+    else:
+        vocabulary = [[named(text, number), score] for number, (text, score) in enumerate(given)]
     words = [token for token in data["added_tokens"] if not token["special"]]
     hidden = {**data, "model": {**data["model"], "vocab": vocabulary}, "added_tokens": words, "post_processor": None}
     return Backend.from_str(json.dumps(hidden, ensure_ascii=False))
@@ -160,23 +183,6 @@ def of_text(text: str, special: Special, origin: str) -> ForeignTokenizer:
     return guarded(lambda: _sound(json.loads(text), lambda: Backend.from_str(text), special, origin), origin)
 
 
-_Made = TypeVar("_Made")
-
-
-def guarded(make: Callable[[], _Made], origin: str) -> _Made:
-    """What `make` makes of a file; DamagedError for whatever it raises, also a panic of the Rust side."""
-    try:
-        return make()
-    except (DamagedError, InputError):
-        raise
-    except BaseException as error:
-        # As in `base.read`: a panic is an exception outside the tree of Exception.
-        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
-            raise
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DamagedError(f"{origin}: not a tokenizer that can be read ({said})") from None
-
-
 def _sound(data: Any, backend: Callable[[], Any], special: Special, origin: str) -> ForeignTokenizer:
     form = examine(data)
     if isinstance(form, list):
@@ -192,7 +198,8 @@ def _table(data: Data, backend: Any, controls: set[int], size: int, form: Form, 
     letters = byte_of_letter()
     literal = {t["id"]: t["content"].encode("utf-8") for t in data["added_tokens"] if not t["special"]}
     table = []
-    for number in range(size):
+    # Ids beyond the tokens' are the model's alone.
+    for number in range(min(size, backend.get_vocab_size())):
         token = backend.id_to_token(number)
         if token is None or number in controls:
             table.append(b"")
@@ -207,18 +214,4 @@ def _table(data: Data, backend: Any, controls: set[int], size: int, form: Form, 
             table.append(bytes.fromhex(token[3:5]))
         else:
             table.append(token.replace(SPACE, " ").encode("utf-8"))
-    return table
-
-
-__all__ = [
-    "FILE",
-    "PATTERNS",
-    "ROLES",
-    "TOKENIZER_FILE",
-    "ForeignTokenizer",
-    "InputError",
-    "Special",
-    "load",
-    "of_text",
-    "take",
-]
+    return table + [b""] * (size - len(table))

@@ -21,8 +21,9 @@ from typing import Any
 
 from fabula.config import Data
 from fabula.errors import DamagedError, InputError, nearest
-from fabula.tokenizer.base import byte_of_letter
-from fabula.tokenizer.foreign import PATTERNS, Special
+from fabula.tokenizer.base import byte_of_letter, once
+from fabula.tokenizer.foreign import Special
+from fabula.tokenizer.foreign_forms import PATTERNS
 
 END = "<|endoftext|>"
 _MAX_TOKENS = 1 << 20
@@ -92,19 +93,12 @@ def small_text(file: Path) -> str:
 def small_json(file: Path) -> dict[str, Any]:
     """The JSON object in a file of a tokenizer, without a key that stands twice."""
     try:
-        data = json.loads(small_text(file), object_pairs_hook=_once)
+        data = json.loads(small_text(file), object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{file}: not JSON that can be read ({str(error).splitlines()[0]})") from None
     if not isinstance(data, dict):
         raise DamagedError(f"{file}: not a JSON object")
     return data
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a key stands twice in an object")
-    return made
 
 
 # ---- GPT-2 -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,9 @@ PATTERNS = {
 
 # Longer pieces would make the cutting of a text slow, place by place; published ones have 16 characters, runs 128.
 _LONGEST = 1024
+
+# Pieces of a unigram model that begin with each other (a, aa, aaa): every place of a text is tried with all of them.
+_NESTED = 64
 
 TO_SPACE = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
 FROM_SPACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
@@ -155,6 +159,8 @@ def _unigram(data: Data) -> Form | list[str]:
         return ["it has no token for characters that it does not know"]
     if unknown is not None and not (type(unknown) is int and 0 <= unknown < len(model["vocab"])):
         return [f"model.unk_id is {short(unknown)}"]
+    if (nested := _nested(row[0] for row in model["vocab"])) > _NESTED:
+        return [f"{nested} of its pieces begin with each other, which would make the cutting of a text slow"]
     for row in model["vocab"]:
         score = row[1]
         if type(score) not in (int, float) or not math.isfinite(score) or abs(score) > 1e6:
@@ -162,6 +168,22 @@ def _unigram(data: Data) -> Form | list[str]:
     if any(not token.get("special") for token in data["added_tokens"]):
         return ["tokens of text that were added to a unigram model"]
     return _over_characters(data, False, byte_fallback, None if byte_fallback else unknown)
+
+
+def _nested(pieces: Iterable[str]) -> int:
+    """The most pieces that one text can begin with.
+
+    >>> _nested(["la", "l", "el", "las", "le"])
+    3
+    """
+    begun: list[str] = []
+    most = 0
+    for piece in sorted(pieces):
+        while begun and not piece.startswith(begun[-1]):
+            begun.pop()
+        begun.append(piece)
+        most = max(most, len(begun))
+    return most
 
 
 def _over_characters(data: Data, pairs: bool, byte_fallback: bool, unknown: int | None) -> Form | list[str]:

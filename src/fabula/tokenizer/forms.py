@@ -25,6 +25,10 @@ from fabula.tokenizer.special import SPECIAL_TEXT
 N_BYTES = 256
 # Bytes and special tokens: the smallest vocabulary there is.
 SMALLEST = N_BYTES + len(SPECIAL_TEXT)
+# Learning across words keeps an id in 22 bits.
+LARGEST = 1 << 22
+# Letters of a piece of a unigram, sentencepiece's own limit; every place of a text is tried with all that begin there.
+LONGEST_PIECE = 16
 
 _SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 _BPE = {
@@ -158,6 +162,11 @@ def _check_bpe(model: Any, cut: str, origin: str) -> None:
     whole = cut == "characters"
     _same("model", model, {**_BPE, "ignore_merges": whole}, origin)
     vocabulary = model.get("vocab")
+    for merge in model["merges"] if isinstance(model.get("merges"), list) else ():
+        # Two tokens, or (as older files have it) their texts with a space between them.
+        token = "".join(map(str, merge)) if isinstance(merge, list) else str(merge).replace(" ", "")
+        if token in SPECIAL_TEXT.values():
+            raise DamagedError(f"{origin}: its merges make the special token {token}; not a tokenizer of Fabula")
     # With holes between the ids the library counts through them, up to four thousand million.
     if not isinstance(vocabulary, dict) or set(vocabulary.values()) != set(range(len(vocabulary))):
         raise DamagedError(f"{origin}: the ids of its tokens are not 0, 1, 2 and so on without a hole")
@@ -175,7 +184,8 @@ def _check_unigram(data: dict[str, Any], cut: str, origin: str) -> None:
         isinstance(entry, list)
         and len(entry) == 2
         and isinstance(entry[0], str)
-        and entry[0] not in ("", *SPECIAL_TEXT.values())
+        and 1 <= len(entry[0]) <= LONGEST_PIECE
+        and entry[0] not in SPECIAL_TEXT.values()
         and type(entry[1]) is float
         and math.isfinite(entry[1])
         and _LOWEST_SCORE <= entry[1] <= 0

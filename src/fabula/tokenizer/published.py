@@ -33,7 +33,7 @@ def read(path: Path, end: str | None = None) -> foreign_files.Made:
         data, found = {**data, "post_processor": None}, dict(SPECIAL_TEXT)
     else:
         found = roles(file.parent, file.parent, data, {}, end)
-    special = foreign.Special(found, _size(data), template(file.parent))
+    special = foreign.Special(found, size(data), template(file.parent))
     return foreign_files.Made(data, special, _library(file), "tokenizers")
 
 
@@ -58,7 +58,8 @@ def _library(file: Path) -> Any:
     return encode
 
 
-def _size(data: Data) -> int:
+def size(data: Data) -> int:
+    """The number of ids of a `tokenizer.json`."""
     model = data.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, dict):

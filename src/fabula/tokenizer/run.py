@@ -15,7 +15,7 @@ from fabula.tokenizer.base import FILE, Tokenizer
 from fabula.tokenizer.bpe import train_bpe
 from fabula.tokenizer.characters import byte_tokenizer, train_characters
 from fabula.tokenizer.cuts import Boundary, Pattern
-from fabula.tokenizer.forms import SMALLEST
+from fabula.tokenizer.forms import LARGEST, SMALLEST
 from fabula.tokenizer.unigram import train_unigram
 
 # Default vocabularies: the head's share of the work grows with the vocabulary, and a small text has few words to offer.
@@ -42,6 +42,8 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         if self.vocab_size != "auto" and self.vocab_size < SMALLEST:
             raise ValueError(f"vocab_size={self.vocab_size} must be at least {SMALLEST} (bytes and special tokens)")
+        if self.vocab_size != "auto" and self.vocab_size > LARGEST:
+            raise ValueError(f"vocab_size={self.vocab_size} must be at most {LARGEST:,}")
         if not 1 <= self.sample_bytes <= _MOST_SAMPLE:
             raise ValueError(f"sample_bytes={self.sample_bytes} must be at least 1 and at most {_MOST_SAMPLE:,}")
         if not 0 <= self.word_share <= 1:
@@ -102,6 +104,8 @@ def run(
     if not sample:
         raise InputError("the tokenizer got no text: the corpus is empty")
     tokenizer, rule = _made(config, sample, corpus_bytes, progress, stop)
+    if stop is not None:
+        stop.check("learning the tokenizer")  # not every kind looks while it learns
     facts = measure(tokenizer, sample)
     with storage.publish(folder, {"kind": config.kind, **facts}) as building:
         tokenizer.save(building)

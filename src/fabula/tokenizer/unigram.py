@@ -21,8 +21,7 @@ from fabula.tokenizer.base import Tokenizer, byte_of_letter, encodable
 from fabula.tokenizer.bpe import check_filled, check_size, without_endless
 from fabula.tokenizer.special import SPECIAL_TEXT
 
-# Letters of one piece, sentencepiece's own limit; bytes that the text does not have come after everything it has.
-_LONGEST = 16
+# Bytes that the text does not have come after everything it has.
 _STEP = 1.0
 
 
@@ -88,7 +87,7 @@ def _learn(counts: Counter[str], most: int) -> list[tuple[str, float]]:
             vocab_size=most + 1,  # its token for what is unknown, which we have no use for
             hard_vocab_limit=False,
             character_coverage=1.0,
-            max_sentencepiece_length=_LONGEST,
+            max_sentencepiece_length=forms.LONGEST_PIECE,
             max_sentence_length=1 << 16,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
