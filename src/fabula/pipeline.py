@@ -111,7 +111,7 @@ def run(
         stop.check("starting")
         if fresh:
             _clear(folder)
-        with contextlib.closing(_Pipeline(loaded, folder, watcher, stop, prepared)) as made:
+        with _Pipeline(loaded, folder, watcher, stop, prepared) as made:
             return made.run(corpus, until)
 
 
@@ -131,7 +131,7 @@ def prepare(
     corpus = Corpus(loaded.corpus)
     with stop_on_signals() as stop, storage.lock(folder), contextlib.ExitStack() as stack:
         pipeline = _Pipeline(loaded, RunFolder(folder), progress or Silent(), stop, prepared)
-        return stack.enter_context(contextlib.closing(pipeline)).prepare(corpus)
+        return stack.enter_context(pipeline).prepare(corpus)
 
 
 def check_fit(loaded: Recipe, model: AnyConfig, tokenizer: Tokenizer, shards: Shards) -> None:
@@ -175,7 +175,7 @@ def resume(
     trackers.require(loaded.train.trackers)
     with stop_on_signals() as stop, storage.lock(folder.root):
         stop.check("starting")
-        with contextlib.closing(_Pipeline(loaded, folder, progress or Silent(), stop)) as made:
+        with _Pipeline(loaded, folder, progress or Silent(), stop) as made:
             return made.resume()
 
 
@@ -293,9 +293,12 @@ class _Pipeline:
         self.summary: Data = {}
         self.energy = Account(folder.root, loaded.energy, self.progress.note)
 
-    def close(self) -> None:
-        """Nothing is left running."""
-        self.energy.close()
+    def __enter__(self) -> _Pipeline:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Nothing is left running. What is refused leaves no trace, not even of its electricity."""
+        self.energy.close(write=not isinstance(error, InputError))
 
     def run(self, corpus: Corpus, until: str | None) -> RunResult:
         """All stages."""

@@ -17,7 +17,7 @@ from fabula.energy.account import FILE, Account, _Stage
 from fabula.energy.config import EnergyConfig
 from fabula.energy.everyday import equivalents, sentence
 from fabula.energy.meter import Meter, Rapl, Used
-from fabula.errors import ConfigError
+from fabula.errors import ConfigError, InputError
 from tests import tiny
 
 OWN = EnergyConfig(codecarbon=False, country="ESP")
@@ -212,6 +212,13 @@ def test_codecarbon_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert total["codecarbon_seconds"] + total["estimated_seconds"] == pytest.approx(total["seconds"])
 
 
+def test_what_is_refused_leaves_no_trace(copied_run: Path, tmp_path: Path) -> None:
+    before = (copied_run / FILE).read_bytes()
+    with pytest.raises(InputError, match="would change"):
+        pipeline.run(tiny.write_recipe(tmp_path), {"train.clip": 0.5}, runs=copied_run.parent)
+    assert (copied_run / FILE).read_bytes() == before
+
+
 # ---- the run ----------------------------------------------------------------------------------------------------
 
 
@@ -220,7 +227,7 @@ def test_every_run_has_its_account(tiny_run: Path) -> None:
     assert list(made["stages"]) == ["tokenizer", "data", "train", "evaluate"]
     told = storage.read_json(tiny_run / "summary.json")["energy"]
     assert 0 < told["kwh"] <= made["total"]["kwh"]
-    assert told["place"] == "the world's average"
+    assert told["place"] == "the world, on average"
     assert "Where the electricity went" in (tiny_run / "report" / "index.html").read_text("utf-8")
 
 
@@ -230,7 +237,7 @@ def test_a_run_says_it_in_a_line(tmp_path: Path, cli: Any) -> None:
     assert code == 0, err
     (line,) = [line for line in out.splitlines() if line.startswith("energy ")]
     assert "CO2e" in line
-    assert line.endswith("by car (an estimate, France's electricity)")
+    assert line.endswith("by car (an estimate; electricity of France)")
 
 
 @pytest.mark.parametrize(

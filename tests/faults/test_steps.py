@@ -114,9 +114,9 @@ def plant(monkeypatch: pytest.MonkeyPatch, place: str, steps: Callable[[int], bo
     """Put a value into the loss, one gradient or one weight at some steps of every trainer but the measuring one."""
     accumulate = Trainer._accumulate
 
-    def planted(self: Trainer, batch: Batch, count: int) -> float:
+    def planted(self: Trainer, batch: Batch, count: int, chances: torch.Tensor | None) -> float:
         if self.steps == 1_000_000 or not steps(self.step + 1):
-            return accumulate(self, batch, count)
+            return accumulate(self, batch, count, chances)
         parameter = dict(self.model.named_parameters())["blocks.1.ffn.down.weight"]
         if place == "weight":
             parameter.data.view(-1)[5] = value
@@ -129,7 +129,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, place: str, steps: Callable[[int], bo
 
             self.objective = objective
         try:
-            total = accumulate(self, batch, count)
+            total = accumulate(self, batch, count, chances)
         finally:
             self.objective = whole
         if place == "gradient":

@@ -254,7 +254,7 @@ def _summary_rows(result: Any) -> list[tuple[str, str]]:
             )
     spent = summary.get("energy")
     if spent:
-        rows.append(("energy", f"{spent['sentence']} (an estimate, {spent['place']}'s electricity)"))
+        rows.append(("energy", f"{spent['sentence']} (an estimate; electricity of {spent['place']})"))
     rows.append(("stages", ", ".join(_stage(row) for row in summary["stages"])))
     rows.append(("report", str(result.report)))
     rows.append(("next", f'fabula generate {result.folder} --prompt "..."'))

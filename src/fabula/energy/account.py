@@ -87,7 +87,7 @@ class Account:
                 storage.check_held(self.path.parent)
                 storage.write_json(self.path, self.to_data())
 
-    def settle(self) -> None:
+    def settle(self, write: bool = True) -> None:
         """Wait, shortly, for what codecarbon has still to tell, and write the file."""
         if self._codecarbon is not None:
             self._hear()
@@ -99,11 +99,12 @@ class Account:
             if self._codecarbon.problem:
                 self.note(f"codecarbon: {self._codecarbon.problem}; {FILE} has our own estimate")
             self._codecarbon = None
-        self.write()
+        if write:
+            self.write()
 
-    def close(self) -> None:
+    def close(self, write: bool = True) -> None:
         """Stop counting; nothing is left running."""
-        self.settle()
+        self.settle(write)
         self._done.set()
         self._meter.close()
 

@@ -46,7 +46,7 @@ class EnergyConfig:
         table = _table()
         if not self.country:
             world = table["world"]
-            return Grid("the world's average", world["g_per_kwh"], world["year"], world["source"])
+            return Grid("the world, on average", world["g_per_kwh"], world["year"], world["source"])
         found = table["countries"][self.country]
         return Grid(found["name"], found["g_per_kwh"], found["year"], table["source"])
 
