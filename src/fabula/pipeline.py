@@ -115,8 +115,6 @@ def run(
         stop.check("starting")
         if fresh:
             _clear(folder)
-        for line in choices(loaded):
-            watcher.note(line)
         with _Pipeline(loaded, folder, watcher, stop, prepared) as made:
             return made.run(corpus, until)
 
@@ -154,13 +152,18 @@ def load_or_choose(
     return replace(made, rules={request.ASKED: asked, **made.rules})
 
 
-def choices(loaded: Recipe) -> list[str]:
-    """What was chosen for a text, a line each with its reason; nothing where a recipe was given."""
+def choices(loaded: Recipe) -> list[Data]:
+    """What was chosen for a text: name, value and reason of each; nothing where a recipe was given."""
     if request.ASKED not in loaded.rules:
         return []
-    rows = [(name, rule) for name, rule in loaded.rules.items() if name in request.CHOSEN]
-    width = max((len(name) for name, _ in rows), default=0)
-    return [f"{name.ljust(width)}  {rule}" for name, rule in rows]
+    found = {name: loaded.rules[name].partition(": ") for name in request.CHOSEN if name in loaded.rules}
+    return [{"name": name, "value": value, "reason": reason} for name, (value, _, reason) in found.items()]
+
+
+def told(chosen: Sequence[Data]) -> list[str]:
+    """Choices as lines, their columns below each other."""
+    widths = [max((len(row[part]) for row in chosen), default=0) for part in ("name", "value")]
+    return [f"{row['name'].ljust(widths[0])}  {row['value'].ljust(widths[1])}  {row['reason']}" for row in chosen]
 
 
 def prepare(
@@ -344,6 +347,8 @@ class _Pipeline:
         """All stages."""
         self._sweep()
         new = not self.folder.recipe.exists() and not self.folder.log.exists()
+        for line in told(choices(self.recipe)):
+            self.progress.note(line)
         if checkpoint.last(self.folder.root) is None:
             # So that `resume` knows what to do with what a killed process leaves.
             storage.write_text(self.folder.recipe, config.dump_toml(to_data(self.recipe)))

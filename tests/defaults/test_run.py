@@ -190,7 +190,9 @@ def test_plan_says_what_would_be_chosen(cli: Cli, text: Path, measured: list[Any
     code, out, _ = cli("plan", text, "--budget", "2m", "--json", *OPTIONS)
     planned = json.loads(out)
     assert code == 0
-    assert any(line.startswith("model.preset") for line in planned["choices"])
+    chosen = {row["name"]: row for row in planned["choices"]}
+    assert chosen["model.preset"]["value"] == "fabula-1m"
+    assert "weights" in chosen["model.preset"]["reason"]
     assert planned["rules"]["model.preset"].startswith("fabula-1m: ")
 
 

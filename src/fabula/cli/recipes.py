@@ -173,9 +173,8 @@ def _plan(
     if json:
         console.out_json(planned)
         return
-    for line in planned["choices"]:
-        console.out(line)
     if planned["choices"]:
+        console.out(console.table([(row["name"], row["value"], row["reason"]) for row in planned["choices"]]))
         console.out("")
     for line in _plan_lines(planned):
         console.out(line)

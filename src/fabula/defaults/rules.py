@@ -176,16 +176,14 @@ def _preset(facts: Facts) -> tuple[str, str]:
     flops, tokens = _flops(facts), _given_tokens(facts)
     if flops is not None:
         best = best_weights(flops)
-        why = (
-            f"{facts.budget.amount * (1 - _SET_ASIDE):,.0f} s of steps at {facts.flops_per_second / 1e9:,.0f} GFLOP/s, "
-            f"measured here, teach about {_short(best)} weights most"
-        )
+        seconds, pace = facts.budget.amount * (1 - _SET_ASIDE), f"{facts.flops_per_second / 1e9:,.0f} GFLOP/s"
+        why = f"about {_short(best)} learn most in {seconds:,.0f} s of steps at {pace}, measured here"
     else:
         best = _best_weights_of_tokens(tokens)
-        why = f"{_short(tokens)} tokens teach about {_short(best)} weights most"
+        why = f"about {_short(best)} learn most from {_short(tokens)} tokens"
     most = _WEIGHTS_PER_BYTE * facts.text_bytes
     if most < best:
-        best, why = most, f"{_size(facts.text_bytes)} of text fill no more than {_short(most)} weights"
+        best, why = most, f"more than {_short(most)} learn {_size(facts.text_bytes)} of text by heart"
     steps = ladder()
     # The nearest by ratio; below the smallest and above the largest there is nothing.
     place = min(range(len(steps)), key=lambda i: abs(math.log(_weights(steps[i][1]) / max(1.0, best))))
@@ -193,7 +191,7 @@ def _preset(facts: Facts) -> tuple[str, str]:
     if fits and fits[-1] < place:
         place, why = fits[-1], f"the largest that {_size(facts.memory_bytes)} of free memory hold in training"
     name, config = steps[place]
-    return name, f"{_short(_weights(config))} weights beside the vocabulary: {why}"
+    return name, f"{_short(_weights(config))} weights beside the vocabulary; {why}"
 
 
 def _fits(model: ModelConfig, facts: Facts) -> bool:
@@ -223,10 +221,8 @@ def _head_share(model: ModelConfig, vocabulary: int) -> float:
 def _context(facts: Facts, model: ModelConfig) -> tuple[int, str]:
     document = 1 + facts.document_bytes / _TOKEN_BYTES
     length = min(model.context_length, max(_LEAST_CONTEXT, 1 << math.ceil(math.log2(document))))
-    part = f"half of the text stands in documents of about {_short(document)} tokens or more"
-    if length < document:
-        return length, f"{part}; the rest of them would cost a model of this size more than it teaches"
-    return length, part
+    part = f"half of the text is in documents of some {_short(document)} tokens or more"
+    return length, f"{part}, which a model of this size does not use" if length < document else part
 
 
 def _text_tokens(facts: Facts, vocabulary: int) -> float:
