@@ -16,6 +16,7 @@ from fabula.defaults import request
 from fabula.defaults import run as defaults_stage
 from fabula.errors import ConfigError, InputError, SourceError
 from fabula.train.speed import Speed
+from tests import tiny
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -202,7 +203,10 @@ def test_plan_says_what_would_be_chosen(cli: Cli, text: Path, measured: list[Any
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["run", "nowhere.txt"], "nowhere.txt"),
+        (["run", "nowhere.txt"], "no such text: nowhere.txt"),
+        (["run", "RECIPE"], "did you mean"),
+        (["run", "*.none"], "no file matches"),
+        (["run", ""], "names nothing"),
         (["run", "nowhere.toml"], "no such recipe"),
         (["run", "TEXT", "--budget", "soon"], "is not a budget"),
         (["run", "TEXT", "--budget", "3m", "--train.budget", "3m"], "give one of them"),
@@ -219,7 +223,8 @@ def test_what_is_wrong_is_told_and_nothing_is_made(
     cli: Cli, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = cli(*(str(text) if part == "TEXT" else part for part in arguments))
+    given = {"TEXT": str(text), "RECIPE": str(tiny.write_recipe(tmp_path))[: -len(".toml")]}
+    code, out, err = cli(*(given.get(part, part) for part in arguments))
     assert code == 2, err
     assert told in err
     assert out == ""
@@ -238,9 +243,9 @@ def test_a_run_is_no_text(tiny_run: Path) -> None:
         choose(tiny_run)
 
 
-def test_all_that_is_wrong_is_told_before_the_text_is_read(tmp_path: Path) -> None:
+def test_all_that_is_wrong_is_told_before_the_text_is_read() -> None:
     with pytest.raises(ConfigError) as caught:
-        choose(tmp_path / "nowhere.txt", **{"model.layers": 3, "train.clip": -1})
+        choose("fables:xx", **{"model.layers": 3, "train.clip": -1})
     assert len(caught.value.problems) == 2
     with pytest.raises(SourceError):
-        choose(tmp_path / "nowhere.txt")
+        choose("fables:xx")

@@ -88,6 +88,13 @@ def _check(source: str, given: Data) -> None:
     """InputError for what can be no text, or makes no sense beside one."""
     if (Path(source) / "recipe.toml").is_file():
         raise InputError(f"{source} is a run, not a text; go on with it: fabula resume {source}")
+    if Path(source + ".toml").is_file() and not Path(source).exists():
+        raise InputError(f"{source} is neither a text nor a recipe; did you mean {source}.toml?")
+    if not any(mark in source for mark in "*?[,:") and source.strip() and not Path(source).exists():
+        raise InputError(
+            f"no such text: {source} (seen from {Path.cwd()}); give a file, a folder, a pattern, hf:owner/name or "
+            "fables:es, or a recipe, which ends in .toml"
+        )
     if "corpus.source" in given:
         raise InputError(f"the text is given already ({source}): leave out --corpus.source")
     if given.get("scale"):
