@@ -74,12 +74,12 @@ def run(
         given=_given(draft, given),
         model=draft.model,
     )
-    made = about_text
-    if facts.budget.unit != "seconds":
-        made += choose(facts)
-    else:
+    if facts.budget.unit == "seconds":
         with watcher.task("measuring this machine", None, ""):
-            made += _settled(facts, base, given, place)
+            chosen = _settled(facts, base, given, place)
+    else:
+        chosen = choose(facts)
+    made = [*about_text, *chosen]
     rules = {choice.name: f"{_shown(choice.value)}: {choice.reason}" for choice in made}
     return replace(_with(made, base, given, source), rules=rules)
 
