@@ -46,8 +46,8 @@ _LEAST_BATCH, _MOST_BATCH = 1024, 1 << 19
 # Dropout from so many passes over the text.
 _DROPOUTS = ((4.0, 0.1), (12.0, 0.2), (40.0, 0.3))
 
-# What Muon adds to the time of a step with AdamW: so much times width^2 / tokens of a step (8 % at width 128, 16 % at 192
-# and 47 % at 320, of 2,048 tokens); and how much its steps are worth.
+# What Muon adds to a step of AdamW: so much times width^2 / tokens of the step (8 % at width 128, 16 % at 192 and 47 %
+# at 320, with 2,048 tokens); and how much its steps are worth.
 _MUON_COST, _MUON_WORTH = 0.0095, 0.3
 
 # The width for which AdamW's rate was found.
