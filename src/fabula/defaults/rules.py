@@ -1,8 +1,8 @@
 """Which settings suit a text, a budget and a machine? Pure: facts in, choices out, each with its reason.
 
-What each number rests on stands in docs/log.md ("Defaults by size and budget"): short runs of about a million weights. All
-else is extrapolation, so everything is bounded and nothing turns back: a larger budget or a faster machine never gets a
-smaller model, more text never a smaller vocabulary.
+What each number rests on stands in docs/log.md ("Defaults by size and budget"): short runs of about a million weights.
+All else is extrapolation, so everything is bounded and nothing turns back: a larger budget or a faster machine never
+gets a smaller model, more text never a smaller vocabulary.
 """
 
 from __future__ import annotations
