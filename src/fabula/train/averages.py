@@ -60,7 +60,7 @@ class Exponential(AverageConfig):
     the run, so that no mean reaches back to the random beginning.
     """
 
-    length: float = setting(0.02, "steps that the mean reaches over, as a share of the run")
+    length: float = setting(0.05, "steps that the mean reaches over, as a share of the run")
 
     def __post_init__(self) -> None:
         if not 0 < self.length <= 1:

@@ -98,5 +98,13 @@ class Average(Callback):
             self._swap(trainer.model)
 
 
+def with_room(config: AverageConfig, model: nn.Module) -> Average:
+    """A mean that is there already if the run will keep one: for steps that are timed and whose memory is measured."""
+    made = Average(config)
+    if config.keeps:
+        made.take(model, 1.0)
+    return made
+
+
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
