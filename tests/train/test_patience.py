@@ -67,7 +67,7 @@ def test_it_ends_when_patience_is_over_and_is_finished(tmp_path: Path, worse_aft
     assert result.summary["status"] == "finished"
     [detail] = [row["detail"] for row in result.summary["stages"] if row["stage"] == "train"]
     assert detail.startswith("15 steps, ended early by train.patience (24 were planned)")
-    assert "24" in result.report.read_text(encoding="utf-8")
+    assert "Training ended after 15 of 24 steps" in result.report.read_text(encoding="utf-8")
     best = checkpoint.best(result.folder)
     assert best is not None
     assert best.step == 9
