@@ -11,6 +11,7 @@ import pytest
 
 from fabula import checkpoint, pipeline, storage
 from fabula.checkpoint import RunFolder
+from fabula.compare import run as comparing
 from fabula.config import build, load_toml, to_data
 from fabula.data.loader import Loader
 from fabula.data.shards import Shards
@@ -141,6 +142,18 @@ def test_without_patience_nothing_ends(tmp_path: Path, worse_after_nine: None) -
     assert result.summary["train"]["steps"] == 24
     assert "ended_early" not in result.summary["train"]
     assert result.evaluation["step"] == 9
+
+
+def test_a_comparison_tells_that_runs_may_end_early(tmp_path: Path, worse_after_nine: None, quick: None) -> None:
+    asked = comparing.CompareConfig(
+        recipe=tiny.write_recipe(tmp_path),
+        vary=("train.patience=0,2",),
+        overrides={"train.checkpoints": 8},
+        runs=tmp_path / "runs",
+    )
+    made = comparing.run(asked)
+    assert [row["runs"][0]["steps"] for row in made["variants"]] == [24, 15]
+    assert any("train.patience may end runs" in note for note in made["notes"])
 
 
 def test_runs_of_before_there_was_patience_or_a_mean_go_on() -> None:
