@@ -67,9 +67,9 @@ def trained(data: Shards, average: Average, steps: int = 12) -> tuple[Trainer, K
     return trainer, keep
 
 
-def shown(average: Average, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    with average.shown(model):
-        return {n: p.detach().clone() for n, p in model.named_parameters()}
+def shown(average: Average, trainer: Trainer) -> dict[str, torch.Tensor]:
+    with average.shown(trainer):
+        return {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
 
 
 # ---- what a mean is ----------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_the_mean_is_that_of_the_weights_of_every_step(tiny_data: Shards, config
     average = Average(config)
     trainer, keep = trained(tiny_data, average)
     shares = weights_of(config, trainer.steps)
-    for name, value in shown(average, trainer.model).items():
+    for name, value in shown(average, trainer).items():
         by_hand = sum(share * each[name].double() for share, each in zip(shares, keep.weights, strict=True))
         assert torch.allclose(value.double(), torch.as_tensor(by_hand), atol=1e-6), name
 
@@ -150,17 +150,17 @@ def test_the_mean_is_that_of_the_weights_of_every_step(tiny_data: Shards, config
 def test_changing_places_is_exact_and_ends_with_an_error(tiny_data: Shards, config: AverageConfig) -> None:
     average = Average(config)
     trainer, keep = trained(tiny_data, average)
-    mean = shown(average, trainer.model)
+    mean = shown(average, trainer)
     assert any(not torch.equal(mean[n], keep.weights[-1][n]) for n in mean)
 
     def fail() -> None:
-        with average.shown(trainer.model):
+        with average.shown(trainer):
             raise RuntimeError("inside")
 
     with pytest.raises(RuntimeError, match="inside"):
         fail()
     assert all(torch.equal(p, keep.weights[-1][n]) for n, p in trainer.model.named_parameters())
-    again = shown(average, trainer.model)
+    again = shown(average, trainer)
     assert all(torch.equal(mean[n], again[n]) for n in mean)
 
 

@@ -58,6 +58,8 @@ def test_spread_weights_move_as_whole_ones(mesh: object, kind: str) -> None:
 
 
 def test_spread_weights_are_averaged_as_whole_ones(mesh: object) -> None:
+    from types import SimpleNamespace
+
     from torch.distributed.fsdp import fully_shard
 
     from fabula.train.averages import Tail
@@ -71,7 +73,7 @@ def test_spread_weights_are_averaged_as_whole_ones(mesh: object) -> None:
         for held in range(3):
             steps(net, optimizers.get("sgd")(lr=0.1))
             average.take(net, 1 / (1 + held))
-        with average.shown(net):
+        with average.shown(SimpleNamespace(model=net)):  # type: ignore[arg-type]
             # A copy: of one process the whole is the part itself, which changes places again.
             shown.append([(p.full_tensor() if is_spread else p).detach().clone() for p in net.parameters()])  # type: ignore[attr-defined]
     for p, q in zip(*shown, strict=True):

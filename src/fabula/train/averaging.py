@@ -57,16 +57,16 @@ class Average(Callback):
         self.held += 1
 
     @contextlib.contextmanager
-    def shown(self, model: nn.Module) -> Iterator[None]:
-        """Inside, the model has the mean for weights, where there is one that is to be shown."""
+    def shown(self, trainer: Trainer) -> Iterator[None]:
+        """Inside, the trainer's model has the mean for weights, where there is one that is to be shown."""
         if not self.in_use:
             yield
             return
-        self._swap(model)
+        self._swap(trainer.model)
         try:
             yield
         finally:
-            self._swap(model)
+            self._swap(trainer.model)
 
     def _swap(self, model: nn.Module) -> None:
         """The model's weights and what is kept change places, one tensor at a time: no third copy of the model."""

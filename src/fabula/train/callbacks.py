@@ -223,7 +223,7 @@ class Evaluate(Callback):
     def evaluate(self, trainer: Trainer) -> None:
         """Score the rows and write a line of metrics; Stopped between two batches when a signal came."""
         started = time.perf_counter()
-        with self.average.shown(trainer.model):
+        with self.average.shown(trainer):
             score = self.score(trainer.model, trainer.device, trainer.micro_rows)
         self.judge(trainer, score)
         told: Data = {"weights": self.average.weights} if self.average.config.keeps else {}
@@ -312,7 +312,7 @@ class Samples(Callback):
 
     def draw(self, trainer: Trainer) -> None:
         """Continue every prompt; Stopped between two tokens when a signal came."""
-        with self.average.shown(trainer.model):
+        with self.average.shown(trainer):
             self._draw(trainer)
 
     def _draw(self, trainer: Trainer) -> None:

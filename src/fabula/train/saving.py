@@ -77,7 +77,7 @@ class Save(Callback):
         faults.point("train.saving")
         storage.check_held(self.run.root)
         # Where a mean of weights is kept, it is the model of the checkpoint; the weights are then kept beside it.
-        with self.average.shown(trainer.model):
+        with self.average.shown(trainer):
             return self._publish(trainer)
 
     def _publish(self, trainer: Trainer) -> checkpoints.Checkpoint | None:
