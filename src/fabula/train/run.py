@@ -396,8 +396,7 @@ def settled(plan: Plan, steps: int, step_seconds: float, config: TrainConfig) ->
 def ended(plan: Plan, step: int, latest: Latest, rate: float, patience: int) -> Plan:
     """A plan that patience ended after a step; `rate` is the multiplier that the schedule had come down to.
 
-    The schedule was made for the whole run and is cut off: why the same run planned to end there would be better is
-    said, since it would end with its rate at the end.
+    The schedule was made for the whole run and is cut off: that is said, and which run would have come down to its end.
     """
     told = (
         f"ended after {step:,} of {plan.steps:,} steps: {patience} evaluations in a row were not better than "
@@ -406,7 +405,7 @@ def ended(plan: Plan, step: int, latest: Latest, rate: float, patience: int) -> 
     if rate > 0.1:
         told += (
             f". The learning rate was still at {rate:.0%} of its peak: a run planned to end about there "
-            f"(--train.budget {latest.best_step}steps) comes down to its end and is usually better"
+            f"(--train.budget {latest.best_step}steps) comes down to its end and may be better"
         )
     marks = [mark for mark in plan.milestones if mark <= step]
     rules = {**plan.rules, "train.patience": told}
