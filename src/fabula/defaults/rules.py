@@ -31,7 +31,7 @@ _BEST_WEIGHTS, _BEST_FLOPS, _BEST_POWER = 0.85e6, 2.1e13, 0.45
 _WEIGHTS_PER_BYTE = 10.0
 
 # A vocabulary by the bytes of the text, and the most of the work that its head may be.
-_VOCABULARIES = ((0, 1024), (400e3, 2048), (4e6, 4096), (20e6, 8192), (400e6, 16_384), (4e9, 32_768))
+_VOCABULARIES = ((0, 1024), (400e3, 2048), (2e6, 4096), (20e6, 8192), (400e6, 16_384), (4e9, 32_768))
 _LEAST, _HEAD_SHARE = 1024, 0.45
 
 # Bytes of a token, about, where it matters little.
