@@ -11,11 +11,12 @@ whose shapes change from call to call, run the model as it is.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -172,9 +173,9 @@ class Compiled(NextToken):
         if self.failed:
             return super()._hidden(model, batch)
         try:
-            with torch._inductor.config.patch(_INDUCTOR), torch._functorch.config.patch(_FUNCTORCH):
+            with _without_pickles():
                 if self._run is None:
-                    self._run = torch.compile(model.hidden, dynamic=False)
+                    self._run = torch.compile(model.hidden, dynamic=False, options=_INDUCTOR)
                 return self._run(batch.tokens, batch.positions, batch.documents).flatten(0, 1)
         except Exception as error:
             if is_out_of_memory(error) or not _of_the_compiler(error):
@@ -188,6 +189,16 @@ class Compiled(NextToken):
 # the hash of its source. Its pool of workers would speak in pickles as well.
 _INDUCTOR: dict[str, Any] = {"fx_graph_cache": False, "compile_threads": 1}
 _FUNCTORCH: dict[str, Any] = {"enable_autograd_cache": False}
+
+
+@contextlib.contextmanager
+def _without_pickles() -> Iterator[None]:
+    """Inside it these settings hold also where torch only reads them when it is imported."""
+    from torch._functorch import config as functorch
+    from torch._inductor import config as inductor
+
+    with inductor.patch(_INDUCTOR), functorch.patch(_FUNCTORCH):
+        yield
 
 
 def _of_the_compiler(error: BaseException) -> bool:

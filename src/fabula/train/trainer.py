@@ -315,8 +315,8 @@ class Trainer:
             size = sum(p.numel() * p.element_size() for p in self._parameters)
             raise MachineError(
                 f"step {self.step + 1}: out of memory with a single row at once ({told}). "
-                f"{free / 1e9:.2f} GB are free; weights and gradients alone take {2 * size / 1e9:.2f} GB. Use a "
-                "smaller --model.context_length or a smaller model; what is saved is whole"
+                f"{free / 1e9:.2f} GB are free; weights and gradients alone take {2 * size / 1e9:.2f} GB. Use "
+                "--train.recompute true, a smaller --model.context_length or a smaller model; what is saved is whole"
             )
         before, self.micro_rows = self.micro_rows, max(1, self.micro_rows // 2)
         self.note(
