@@ -101,7 +101,7 @@ def relative_time(name: str, dtype: str, threads: int) -> float:
 
     Measured once a process, in some milliseconds; where a format has no units it takes a hundred times as long.
     """
-    size, rounds = (256, 7) if name == "cpu" else (1024, 10)
+    size, rounds = (256, 3) if name == "cpu" else (1024, 10)
     each = {format: Device(name, format, threads, "") for format in ("float32", dtype)}
     best = dict.fromkeys(each, 0.0)
     # In turn, so that a busy moment of the machine meets both.

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fabula.model.block import Block
 from fabula.model.encdec import DecoderBlock
+from fabula.model.masks import Sight
 
 
 def recompute_blocks(model: nn.Module) -> int:
@@ -33,4 +34,14 @@ def recompute_blocks(model: nn.Module) -> int:
 def _again(forward: Callable[..., Any], *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*inputs)
+    for sight in inputs:
+        if isinstance(sight, Sight) and sight.bias is not None:
+            # Layers share these pieces and the weights behind them: made inside of the first layer they would be a part
+            # of what is computed again, where they are there already.
+            sight.pieces(_format_of_products(inputs[0]))
     return checkpoint(forward, *inputs, use_reentrant=False)
+
+
+def _format_of_products(x: Tensor) -> torch.dtype:
+    place = x.device.type
+    return torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else x.dtype
