@@ -256,10 +256,11 @@ def test_no_tensor_of_all_logits_is_ever_made(monkeypatch: pytest.MonkeyPatch) -
 
 
 class _Peak(TorchDispatchMode):
-    """The most bytes that were held at once by tensors made inside it."""
+    """The most bytes that were held at once by tensors made inside it; views of what was given count nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *given: Tensor) -> None:
         super().__init__()
+        self.given = {tensor.untyped_storage()._cdata for tensor in given}
         self.made: dict[int, tuple[int, StorageWeakRef]] = {}
         self.bytes = 0
 
@@ -268,7 +269,8 @@ class _Peak(TorchDispatchMode):
         for tensor in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
-                self.made[storage._cdata] = (storage.nbytes(), StorageWeakRef(storage))
+                if storage._cdata not in self.given:
+                    self.made[storage._cdata] = (storage.nbytes(), StorageWeakRef(storage))
         self.made = {key: (size, held) for key, (size, held) in self.made.items() if not held.expired()}
         self.bytes = max(self.bytes, sum(size for size, _ in self.made.values()))
         return out
@@ -289,12 +291,22 @@ def test_a_vocabulary_of_262144_at_context_1024_needs_the_memory_that_is_stated(
     with FakeTensorMode():  # sizes without numbers
         hidden, weight = torch.empty(n, d, dtype=dtype, requires_grad=True), torch.empty(v, d, requires_grad=True)
         targets = torch.zeros(n, dtype=torch.long)
-        with _Peak() as seen:
+        with _Peak(hidden, weight, targets) as seen:
             linear_cross_entropy(hidden, weight, targets).backward()
         assert 4 * v * d < seen.bytes < 4 * v * d + most
-        with _Peak() as all_at_once:
+        with _Peak(hidden, weight, targets) as all_at_once:
             linear_cross_entropy_explicit(hidden, weight.to(dtype), targets).backward()
         assert all_at_once.bytes > 2 * 4 * n * v, "the instrument sees what it should"
+
+
+def test_the_gradient_of_the_weights_is_handed_over_and_not_copied() -> None:
+    hidden, weight, targets, _ = inputs(70, 4, 300, False)
+    total = linear_cross_entropy(hidden, weight, targets)
+    made: Any = total.grad_fn
+    place = made.gradients[1].data_ptr()
+    total.backward()
+    assert weight.grad is not None
+    assert weight.grad.data_ptr() == place
 
 
 def test_without_gradients_none_are_made() -> None:

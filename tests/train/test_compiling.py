@@ -130,6 +130,7 @@ def test_an_error_of_the_model_is_no_failure_of_the_compiler(tiny_data: Shards) 
             objective(Decoder(tiny.model_config()), batch)
 
 
+@pytest.mark.slow
 def test_compiled_is_not_compiled(tiny_data: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and differentiated by torch, with documents in the rows; no code is generated: it needs no compiler."""
     usual = torch.compile

@@ -18,11 +18,11 @@ from fabula.errors import MachineError
 from fabula.model.decoder import Decoder
 from fabula.model.positions import RopePosition, rotate, rotate_explicit
 from fabula.plan import hardware
-from fabula.train import precision, trainer
+from fabula.train import precision, scaling, trainer
 from fabula.train.config import TrainConfig
 from fabula.train.objective import Loss, NextToken
 from fabula.train.precision import check_masters, place, to_float8
-from fabula.train.scaling import FIRST, GROWTH_STEPS, LossScale
+from fabula.train.scaling import FIRST, LossScale
 from fabula.train.trainer import StepRecord, Trainer
 from tests import tiny
 from tests.train.test_trainer import ADAMW, Record, make, weights
@@ -259,9 +259,12 @@ def test_a_loss_that_is_not_finite_is_never_the_scales_fault() -> None:
     assert not LossScale("bfloat16").blames(1.0, math.inf)
 
 
-def test_the_scale_moves_as_torchs_own() -> None:
-    finite = [True] * (GROWTH_STEPS + 3) + [False, True, False] + [True] * (2 * GROWTH_STEPS + 1)
-    ours, theirs = LossScale("float16"), torch.amp.GradScaler("cpu", init_scale=FIRST, growth_interval=GROWTH_STEPS)
+def test_the_scale_moves_as_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert torch.amp.GradScaler("cpu").get_growth_interval() == scaling.GROWTH_STEPS
+    assert torch.amp.GradScaler("cpu").get_scale() == FIRST
+    monkeypatch.setattr(scaling, "GROWTH_STEPS", 20)
+    finite = [True] * 23 + [False, True, False] + [True] * 41
+    ours, theirs = LossScale("float16"), torch.amp.GradScaler("cpu", growth_interval=20)
     weight = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=0.0)
     scales = []

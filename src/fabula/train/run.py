@@ -320,11 +320,12 @@ def _compiling(
         with progress.task("compiling", None, ""):
             return try_it(job, stop)
 
-    pairs = isinstance(made.loader, PairLoader)
-    if pairs and config.compile == "on":
-        raise InputError(
-            "train.compile: batches of pairs have many widths, each of which would be compiled; use --train.compile off"
-        )
+    pairs, several = isinstance(made.loader, PairLoader), count_devices() > 1
+    if config.compile == "on" and (pairs or several):
+        why = "batches of pairs have many widths" if pairs else "several processes train together"
+        raise InputError(f"train.compile: it is not to be had where {why}; use --train.compile off")
+    if several:
+        return Decision(False, "off: several processes train together")
     return decide(config.compile, device, pairs=pairs, steps=plan.steps, step_seconds=plan.step_seconds, trial=trial)
 
 
