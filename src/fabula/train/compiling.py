@@ -2,8 +2,9 @@
 
 Compiling takes half a minute to a minute before the first step and pays with each step after it, or never. So short
 runs are not compiled, and for long ones it is tried: in a process of its own, which a signal ends at once and whose
-failure ends nothing, on the run's own shapes, compiled and eager steps in turn. What was decided stays with the plan,
-so that a resumed run computes the same.
+failure ends nothing, on the run's own shapes, compiled and eager steps in turn. The run then compiles for itself, which
+takes as long again: torch's caches would save that, and are pickles. What was decided stays with the plan, so that a
+resumed run computes the same.
 
 The loss stays as it is: it is products in chunks, which compiling does not make faster. Evaluation and generation,
 whose shapes change from call to call, run the model as it is.
@@ -55,7 +56,7 @@ class Decision:
     compiled: bool
     reason: str
     step_seconds: float | None = None  # of a compiled step, measured
-    seconds: float = 0.0  # that the trial took
+    seconds: float = 0.0  # that the trial took, and that compiling will take again
 
 
 def compiler(device: str) -> str | None:
@@ -112,7 +113,7 @@ def decide(
     saved = (1 - compiled / eager) * run_seconds
     if compiled > (1 - _GAIN) * eager or saved < found["compile_seconds"]:
         return Decision(False, f"off: {told}", seconds=took)
-    return Decision(True, f"on: {told}", step_seconds * compiled / eager, took)
+    return Decision(True, f"on: {told}", step_seconds * compiled / eager, took + found["compile_seconds"])
 
 
 def _on(trial: Callable[[], Data]) -> Decision:
@@ -123,14 +124,14 @@ def _on(trial: Callable[[], Data]) -> Decision:
         raise MachineError(
             f"train.compile: the model could not be compiled ({found['error']}); use --train.compile off"
         )
-    return Decision(True, f"on: asked for; compiling took {found['compile_seconds']:,.0f} s", None, took)
+    return Decision(
+        True, f"on: asked for; compiling took {found['compile_seconds']:,.0f} s", None, took + found["compile_seconds"]
+    )
 
 
 def try_it(job: Data, stop: StopFlag, patience: float = _PATIENCE) -> Data:
     """Compile in a process of its own and time it: `eager_seconds`, `compiled_seconds` of a step, `compile_seconds`; or
-    `error`. Its compiled code stays in torch's cache, so that doing it here takes seconds.
-
-    Stopped at once when a signal came.
+    `error`. Stopped at once when a signal came.
     """
     companion = Companion(REHEARSAL, {**job, "compile": True})
     until = time.monotonic() + patience
@@ -185,8 +186,8 @@ class Compiled(NextToken):
             return super()._hidden(model, batch)
 
 
-# torch's caches of graphs are pickles, which nothing here reads or writes; what the C++ compiler made is found again by
-# the hash of its source. Its pool of workers would speak in pickles as well.
+# torch's caches of graphs are pickles, which nothing here reads or writes. Its pool of workers would speak in pickles as
+# well.
 _INDUCTOR: dict[str, Any] = {"fx_graph_cache": False, "compile_threads": 1}
 _FUNCTORCH: dict[str, Any] = {"enable_autograd_cache": False}
 
