@@ -130,8 +130,9 @@ def _on(trial: Callable[[], Data]) -> Decision:
 
 
 def try_it(job: Data, stop: StopFlag, patience: float = _PATIENCE) -> Data:
-    """Compile in a process of its own and time it: `eager_seconds`, `compiled_seconds` of a step, `compile_seconds`; or
-    `error`. Stopped at once when a signal came.
+    """Compile in a process of its own and time it: `eager_seconds`, `compiled_seconds` of a step, `compile_seconds`.
+
+    `error` instead where that failed. Stopped at once when a signal came.
     """
     companion = Companion(REHEARSAL, {**job, "compile": True})
     until = time.monotonic() + patience
