@@ -187,8 +187,8 @@ class Compiled(NextToken):
             return super()._hidden(model, batch)
 
 
-# torch's caches of graphs are pickles, which nothing here reads or writes. Its pool of workers would speak in pickles as
-# well.
+# torch's caches of graphs are pickles, which nothing here reads or writes. Its pool of workers would speak in pickles,
+# too.
 _INDUCTOR: dict[str, Any] = {"fx_graph_cache": False, "compile_threads": 1}
 _FUNCTORCH: dict[str, Any] = {"enable_autograd_cache": False}
 
