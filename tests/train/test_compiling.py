@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -81,10 +81,9 @@ def test_pairs_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_signal_ends_the_trial_at_once() -> None:
     stop = StopFlag()
     stop.signal_number = 15
-    began = time.monotonic()
     with pytest.raises(Stopped, match="stopped while compiling"):
         try_it(job(), stop)
-    assert time.monotonic() - began < 10
+    assert psutil.Process().children() == [], "it is not waited for, and nothing is left running"
 
 
 def test_a_trial_that_cannot_begin_says_so() -> None:

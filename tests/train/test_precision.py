@@ -116,7 +116,9 @@ def test_a_card_without_bfloat16_gets_float16(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_probe_measures_products() -> None:
+    before = torch.get_rng_state()
     found = hardware.relative_time("cpu", "float64", torch.get_num_threads())
+    assert torch.equal(torch.get_rng_state(), before), "a run's generator is not touched"
     assert found > 1.0, "twice the bytes, half the numbers in a register"
     assert hardware.relative_time("cpu", "float64", torch.get_num_threads()) == found, "once a process"
 
