@@ -41,6 +41,7 @@ class System:
         self._process.start()
         self._answer()
         self.records: list[Any] = []
+        self.slices: list[list[Any]] = []  # the same, slice by slice
         self.finished = False
 
     def advance(self, seconds: float) -> None:
@@ -48,6 +49,7 @@ class System:
         self._pipe.send(seconds)
         records = self._answer()
         self.records += records
+        self.slices.append(records)
         self.finished = not records
 
     def close(self) -> tuple[Any, int]:
