@@ -4,9 +4,10 @@
         [--recipe RECIPE] [--nanogpt CHECKOUT] [--nanochat CHECKOUT] [--tokens ours,characters] [--also FILE]
     python benchmarks/learning.py --table [--results FILE]
 
-A corpus is a text file. Its first 90 % are for training and the rest is held out: whole texts where `<|endoftext|>` stands
-between them, characters of a single one, as nanoGPT's data/shakespeare_char does. All systems of a corpus and a seed
-train in turn, in slices, each in a process of its own. What has ended is appended to the results, and not run again.
+A corpus is a text file. Its first 90 % are for training and the rest is held out: whole texts where `<|endoftext|>`
+stands between them, characters of a single one, as nanoGPT's data/shakespeare_char does. All systems of a corpus and a
+seed train in turn, in slices, each in a process of its own. What has ended is appended to the results, and not run
+again.
 
     fabula         the product's own stages with a recipe: corpus, tokenizer, data, train; the budget is all it has for
                    training with the evaluation, samples and saves of a usual run (`--recipe none`: its defaults)
@@ -16,8 +17,8 @@ train in turn, in slices, each in a process of its own. What has ended is append
     transformers   GPT-2's class (4 layers, width 128, context 128, batch 16, dropout 0.1), AdamW 3e-3, warm-up, cosine
 
 The schedules of the others follow the time they have had, so that each ends when its time does; only training counts
-for them, not compiling or scoring. They read our tokenizer's ids (`ours`), characters, or both. All are scored on the same
-bytes: each held-out text from its beginning, with its end, in windows of the model's context that do not overlap.
+for them, not compiling or scoring. They read our tokenizer's ids (`ours`), characters, or both. All are scored on the
+same bytes: each held-out text from its beginning, with its end, in windows of the model's context that do not overlap.
 """
 
 from __future__ import annotations
