@@ -1,8 +1,8 @@
 """The models of other houses in a shape of ours, each with the optimizer and the loss that its own loop uses.
 
 nanoGPT (github.com/karpathy/nanoGPT) and nanochat (github.com/karpathy/nanochat) come from checkouts, litgpt from a
-folder made by `pip install --no-deps --target FOLDER litgpt lightning lightning-utilities torchmetrics pytorch-lightning`,
-`transformers` from the environment. None of their code is here.
+folder made by `pip install --no-deps --target FOLDER litgpt lightning lightning-utilities torchmetrics
+pytorch-lightning`, `transformers` from the environment. None of their code is here.
 """
 
 from __future__ import annotations
