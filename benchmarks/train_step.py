@@ -17,7 +17,9 @@ A ratio is the median of a system's steps beside that of the best peer's; the ra
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,8 +94,11 @@ def default(shape: Shape) -> dict[str, Any]:
 class Ours(Steps):
     """A model through the product's own Trainer."""
 
-    def __init__(self, shape: Shape, rows: int, same: bool, compiled: bool) -> None:
+    def __init__(self, shape: Shape, rows: int, same: bool, compiled: bool = False, source: str = "") -> None:
         import torch
+
+        if source:
+            sys.path.insert(0, source)
 
         from fabula.device import choose
         from fabula.model.decoder import Decoder
@@ -175,9 +180,13 @@ def measure(name: str, given: argparse.Namespace) -> None:
     flops = 6 * weights_of(shape) + shape.attention_flops()
     made: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         "limit": (Limit, (shape, rows, flops)),
-        "fabula": (Ours, (shape, rows, True, False)),
-        "fabula, default": (Ours, (shape, rows, False, False)),
+        "fabula": (Ours, (shape, rows, True)),
+        "fabula, default": (Ours, (shape, rows, False)),
     }
+    if given.before:
+        source = str(given.before.resolve())
+        made["fabula before"] = (Ours, (shape, rows, True, False, source))
+        made["default before"] = (Ours, (shape, rows, False, False, source))
     rivals: dict[str, tuple[Callable[..., peers.Peer], tuple[Any, ...]]] = {"transformers": (peers.transformers, ())}
     if given.nanogpt:
         rivals["nanoGPT"] = (peers.nanogpt, (str(given.nanogpt),))
@@ -192,7 +201,7 @@ def measure(name: str, given: argparse.Namespace) -> None:
     made |= {peer: (Theirs, (shape, rows, make, arguments)) for peer, (make, arguments) in rivals.items()}
     wanted = set(given.only.split(";")) if given.only else set(made)
     systems = [System(label, *how, given.threads) for label, how in made.items() if label in wanted]
-    alternate(systems, given.rounds, given.seconds)
+    alternate(systems, given.rounds, given.seconds, given.most)
     report(name, shape, rows, given.threads, systems, set(rivals))
 
 
@@ -242,8 +251,10 @@ def main() -> None:
     parser.add_argument("--litgpt", type=Path, help="a folder that holds the package litgpt and what it imports")
     parser.add_argument("--compile", action="store_true", help="ours and nanoGPT's compiled as well")
     parser.add_argument("--only", default="", help="these systems alone, with semicolons: 'limit;fabula;nanoGPT'")
+    parser.add_argument("--before", type=Path, help="src/ of another version of fabula, which is measured as well")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0, help="of one slice")
+    parser.add_argument("--most", type=float, default=math.inf, help="seconds after which no round begins")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     for name in given.shape.split(","):
