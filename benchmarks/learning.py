@@ -39,6 +39,7 @@ import peers
 from peers import Peer, Shape
 from slices import System, alternate
 
+from fabula import config
 from fabula.progress import StopFlag
 
 if TYPE_CHECKING:
@@ -67,31 +68,32 @@ def halves(path: str) -> tuple[list[str], list[str]]:
     return found[:number], found[number:]
 
 
-def recipe_for(given: str, overrides: list[tuple[str, str]], text: Path, seconds: float) -> Recipe:
-    """Our recipe for a text and a budget: a given file, or what the product chooses by itself."""
+def recipe_for(given: str, overrides: list[tuple[str, str]], text: Path) -> Recipe:
+    """Our recipe for a text: a given file, or what the product chooses by itself (which measures this machine)."""
     from fabula import recipe as recipes
 
-    fixed = [("corpus.source", str(text)), ("train.budget", f"{seconds:g}s"), *overrides]
+    fixed = [("corpus.source", str(text)), *overrides]
     return recipes.load(Path(given), fixed) if given != "none" else recipes.resolve({}, fixed)
 
 
-def prepared(corpus: str, recipe: str, overrides: list[tuple[str, str]], seconds: float, root: Path) -> tuple[Any, ...]:
-    """(recipe, corpus, tokenizer) of ours for the training part of a corpus, by the product's own stages."""
+def prepared(corpus: str, given: str, overrides: list[tuple[str, str]], root: Path) -> Recipe:
+    """Our recipe for the training part of a corpus, and in a folder the text and the tokenizer, by the product's stages."""
     from fabula.corpus.run import Corpus
     from fabula.tokenizer import run as tokenizers
 
     train, held_out = halves(corpus)
-    between = f"\n{MARKER}\n" if len(train) > 1 else ""
-    (root / "train.txt").write_text(between.join([*train, ""]) if between else train[0], encoding="utf-8")
-    where = []
-    if not between and recipe != "none":
+    whole = train[0] if len(train) == 1 else "".join(f"{text}\n{MARKER}\n" for text in train)
+    (root / "train.txt").write_text(whole, encoding="utf-8")
+    if len(train) == 1 and given != "none":
         # One document, as nanoGPT reads it. It has no part for validation: the held-out text, which chooses nothing.
         (root / "validation.txt").write_text(held_out[0], encoding="utf-8")
-        where = [("corpus.validation_source", str(root / "validation.txt")), ("corpus.split", "file")]
-    loaded = recipe_for(recipe, [*where, *overrides], root / "train.txt", seconds)
+        validation = ("corpus.validation_source", str(root / "validation.txt"))
+        overrides = [validation, ("corpus.split", "file"), *overrides]
+    loaded = recipe_for(given, overrides, root / "train.txt")
     made = Corpus(loaded.corpus)
     sample = made.sample(loaded.tokenizer.sample_bytes)
-    return loaded, made, tokenizers.run(loaded.tokenizer, sample, made.training_bytes(), root / "tokenizer").tokenizer
+    tokenizers.run(loaded.tokenizer, sample, made.training_bytes(), root / "tokenizer")
+    return loaded
 
 
 class Slices(StopFlag):
@@ -115,17 +117,17 @@ class Slices(StopFlag):
 class Ours:
     """A recipe of ours: the product's training stage in a thread, which rests between slices."""
 
-    def __init__(
-        self, corpus: str, recipe: str, overrides: list[tuple[str, str]], seconds: float, also: list[str], seed: int
-    ) -> None:
+    def __init__(self, corpus: str, stage: str, also: list[str], seed: int) -> None:
         from fabula import recipe as recipes
+        from fabula.corpus.run import Corpus
         from fabula.data import run as data
         from fabula.progress import Silent
+        from fabula.tokenizer.base import Tokenizer
 
         self.folder = tempfile.TemporaryDirectory()
         self.root = Path(self.folder.name)
-        overrides = [*overrides, ("seed", str(seed))]
-        self.recipe, made, self.tokenizer = prepared(corpus, recipe, overrides, seconds, self.root)
+        self.recipe = recipes.load(Path(stage) / "recipe.toml", [("seed", str(seed))])
+        made, self.tokenizer = Corpus(self.recipe.corpus), Tokenizer.load(Path(stage) / "tokenizer")
         stored = data.run(
             recipes.data_config(self.recipe), made, self.tokenizer, self.root / "data", Silent(), StopFlag()
         )
@@ -383,34 +385,31 @@ def key(record: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def systems(
-    corpus: str, given: argparse.Namespace, seed: int, tokenizer: str
+    corpus: str, given: argparse.Namespace, seed: int, stage: Path
 ) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    """(name, class, arguments) of everything that is to be compared."""
+    """(name, class, arguments) of everything that is to be compared; `stage` has our recipe and tokenizer."""
     also = [str(path.resolve()) for path in given.also]
-    overrides = [(name, value) for name, _, value in (text.partition("=") for text in given.set)]
-    overrides.append(("train.threads", str(given.threads)))
     called = "defaults" if given.recipe == "none" else Path(given.recipe).stem
-    named = " ".join([f"fabula, {called}", *given.set])
     if not given.peers_only:
-        yield named, Ours, (corpus, given.recipe, overrides, given.seconds, also, seed)
+        yield " ".join([f"fabula, {called}", *given.set]), Ours, (corpus, str(stage), also, seed)
     for tokens in given.tokens.split(","):
-        suffix, folder = ("", tokenizer) if tokens == "ours" else (", characters", "")
+        suffix, tokenizer = ("", str(stage / "tokenizer")) if tokens == "ours" else (", characters", "")
         for name, make, checkout in (
             ("nanoGPT", NanoGPT, given.nanogpt),
             ("nanochat", Nanochat, given.nanochat),
             ("transformers", Transformers, ""),
         ):
             if checkout is not None and not given.ours_only:
-                yield name + suffix, make, (corpus, also, folder, given.seconds, str(checkout), seed)
+                yield name + suffix, make, (corpus, also, tokenizer, given.seconds, str(checkout), seed)
 
 
-def compare(path: Path, given: argparse.Namespace, seed: int, tokenizer: str) -> None:
+def compare(path: Path, given: argparse.Namespace, seed: int, stage: Path) -> None:
     """All systems on a corpus with a seed, but for those whose result is known."""
     corpus = str(path.resolve())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     known = {key(record) for record in read(given.results)}
     about = {"corpus": path.name, "sha256": digest, "seed": seed, "seconds": given.seconds, "threads": given.threads}
-    wanted = [s for s in systems(corpus, given, seed, tokenizer) if key({**about, "system": s[0]}) not in known]
+    wanted = [s for s in systems(corpus, given, seed, stage) if key({**about, "system": s[0]}) not in known]
     if not wanted:
         return
     # The product settles its steps in the first 15 % of the time, a minute at most, and must not be halted meanwhile.
@@ -473,11 +472,13 @@ def main() -> None:
     given = parser.parse_args()
     for path in given.corpora:
         with tempfile.TemporaryDirectory() as folder:
+            stage = Path(folder)
             overrides = [(name, value) for name, _, value in (text.partition("=") for text in given.set)]
-            # Ours learns it again from the same text, to the same tokens.
-            prepared(str(path.resolve()), given.recipe, overrides, given.seconds, Path(folder))
+            overrides += [("train.budget", f"{given.seconds:g}s"), ("train.threads", str(given.threads))]
+            chosen = prepared(str(path.resolve()), given.recipe, overrides, stage)
+            (stage / "recipe.toml").write_text(config.dump_toml(config.to_data(chosen)), encoding="utf-8")
             for seed in map(int, given.seeds.split(",")):
-                compare(path, given, seed, str(Path(folder) / "tokenizer"))
+                compare(path, given, seed, stage)
     if given.table or given.corpora:
         table(read(given.results))
 
