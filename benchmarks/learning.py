@@ -77,7 +77,7 @@ def recipe_for(given: str, overrides: list[tuple[str, str]], text: Path) -> Reci
 
 
 def prepared(corpus: str, given: str, overrides: list[tuple[str, str]], root: Path) -> Recipe:
-    """Our recipe for the training part of a corpus, and in a folder the text and the tokenizer, by the product's stages."""
+    """Our recipe for the training part of a corpus; the text and the tokenizer are in the folder then."""
     from fabula.corpus.run import Corpus
     from fabula.tokenizer import run as tokenizers
 
