@@ -17,6 +17,7 @@ A ratio is the median of a system's steps beside that of the best peer's; the ra
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import statistics
 import sys
@@ -109,6 +110,10 @@ class Ours(Steps):
         from fabula.train.schedules import WarmupStableDecay
         from fabula.train.trainer import Trainer
 
+        with contextlib.suppress(ImportError):  # of a version before it
+            from fabula.train.heap import keep_freed_memory
+
+            keep_freed_memory()
         problems: list[str] = []
         section = parts(shape) if same else default(shape)
         _, config = resolve({"preset": "fabula-1m", **section}, problems)
