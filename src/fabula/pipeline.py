@@ -238,6 +238,8 @@ def plan(
             data_bytes=int(size / token_bytes) * dtype_for(vocab).itemsize,
             micro_rows=made.micro_rows,
             peak_memory_bytes=speed.peak_memory_bytes,
+            averaged=loaded.train.average.keeps,
+            patience=loaded.train.patience,
         ),
         machine,
     )
@@ -263,8 +265,9 @@ def _memory_table(
     optimizer = to_data(loaded.train)["optimizer"]["kind"]
 
     def predict(rows: int, dtype: str) -> int:
-        width, cpu = 2 if dtype == "bfloat16" else 4, device.name == "cpu"
-        return training_bytes(model, optimizer, rows, lengths, width, cpu, loaded.train.recompute)
+        width, cpu = 4 if dtype == "float32" else 2, device.name == "cpu"
+        kept, again = loaded.train.average.keeps, loaded.train.recompute
+        return training_bytes(model, optimizer, rows, lengths, width, cpu, averaged=kept, recompute=again)
 
     job = {
         "train": to_data(loaded.train),
@@ -478,7 +481,7 @@ class _Pipeline:
             before = storage.read_json(self.folder.summary) if self.folder.summary.exists() else {}
             self.summary["train"] = before.get("train", {})
             self.summary["environment"] = newest.manifest["environment"]
-            self.stages.skip("train", f"{newest.step:,} steps")
+            self.stages.skip("train", _ended(self.summary["train"], newest.step))
             samples = [r for r in storage.read_json_lines(self.folder.samples) if r["step"] == newest.step]
         else:
             with self.energy.stage("train"):
@@ -541,7 +544,7 @@ class _Pipeline:
             "train",
             key,
             time.monotonic() - started,
-            f"{result.facts['steps']:,} steps, {result.facts['tokens']:,} tokens",
+            f"{_ended(result.facts, result.facts['steps'])}, {result.facts['tokens']:,} tokens",
         )
         return result.samples
 
@@ -675,6 +678,11 @@ class _Pipeline:
 def settings_that_matter(loaded: Recipe) -> Data:
     """The [train] section without what may differ between two halves of the same run."""
     found = {name: value for name, value in to_data(loaded.train).items() if name not in _INCIDENTAL}
+    # Runs of before there were these settings go on.
+    if not loaded.train.average.keeps:
+        del found["average"]
+    if not loaded.train.patience:
+        del found["patience"]
     usual = to_data(type(loaded.train.optimizer)())
     found["optimizer"] = {n: v for n, v in found["optimizer"].items() if n not in _LATER or v != usual[n]}
     return found
@@ -706,6 +714,12 @@ def _as_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(str(v) for v in value)
     return str(value)
+
+
+def _ended(trained: Data, steps: int) -> str:
+    """How many steps a finished run took, and whether it ended before its time."""
+    early = f", ended early by train.patience ({trained['planned_steps']:,} were planned)"
+    return f"{steps:,} steps{early if 'ended_early' in trained else ''}"
 
 
 def _tokens(shards: Shards) -> str:

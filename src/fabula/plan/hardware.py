@@ -77,8 +77,8 @@ def matmul_flops(device: Device, size: int = 1024, rounds: int = 5) -> float:
     dtype: torch.dtype = getattr(torch, _of_products(device.dtype))
     if device.name != "cpu":
         size *= 4
-    # Its own generator: measuring in the midst of a run must not move the one that drops out.
-    own = torch.Generator(device=device.torch).manual_seed(0)
+    # Of a generator of their own: those of the run that measures are where its resume will look for them.
+    own = torch.Generator(device.torch)
     a = torch.randn(size, size, device=device.torch, dtype=dtype, generator=own)
     b = torch.randn(size, size, device=device.torch, dtype=dtype, generator=own)
     out = a @ b

@@ -25,6 +25,7 @@ from fabula.model import kinds
 from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.kinds import AnyConfig
 from fabula.progress import StopFlag
+from fabula.train.averaging import with_room
 from fabula.train.compiling import Compiled
 from fabula.train.config import TrainConfig
 from fabula.train.objective import Objective
@@ -129,6 +130,7 @@ def _trainer(
         clip=config.clip,
         device=device,
         stop=StopFlag(),
+        callbacks=[with_room(config.average, model)],
     )
 
 

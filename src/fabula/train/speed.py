@@ -25,7 +25,9 @@ from fabula.generate.steps import TranslationSteps
 from fabula.model.encdec import EncoderDecoder, EncoderDecoderConfig
 from fabula.model.kinds import AnyConfig, AnyModel
 from fabula.progress import StopFlag
+from fabula.train.averaging import with_room
 from fabula.train.config import TrainConfig
+from fabula.train.heap import keep_freed_memory
 from fabula.train.objective import NextToken, Objective, SequenceToSequence
 from fabula.train.prepared import prepared
 from fabula.train.trainer import Trainer
@@ -83,6 +85,7 @@ def measure(
     stop: StopFlag,
 ) -> Speed:
     """Time steps on one batch of a run for about `seconds` (at least three steps), and the other parts once."""
+    keep_freed_memory()
     limit = min(max(seconds, _SECONDS[0]), _SECONDS[1])
     stepper = Stepper(config, model_config, batch, micro_rows, device, stop)
     trainer, model = stepper.trainer, stepper.model
@@ -138,6 +141,7 @@ class Stepper:
             clip=config.clip,
             device=device,
             stop=stop,
+            callbacks=[with_room(config.average, model)],
         )
 
     def seconds(self) -> float:
