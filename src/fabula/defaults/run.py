@@ -25,6 +25,7 @@ from fabula.model.config import ModelConfig
 from fabula.plan import hardware
 from fabula.progress import Progress, Silent, StopFlag
 from fabula.recipe import Recipe
+from fabula.train import precision
 from fabula.train.budget import parse_budget
 from fabula.train.material import step_rows
 from fabula.train.rehearsal import made_up
@@ -63,7 +64,7 @@ def run(
     with watcher.task("looking at the text", None, ""):
         corpus, about_text = _corpus(draft.corpus, {_plain(key) for key, _ in given})
         text_bytes, sizes = corpus.training_bytes(), corpus.document_bytes()
-    place = device.choose(draft.train.device, draft.train.threads)
+    place = precision.place(draft.train)
     facts = Facts(
         text_bytes=max(1, text_bytes),
         document_bytes=usual_document(sizes),
