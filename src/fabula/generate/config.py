@@ -52,8 +52,11 @@ class GenerateConfig(Sampling):
     """How a text is continued."""
 
     max_new_tokens: int = setting(200, "most tokens to add")
-    beams: int = setting(1, "encoder-decoder: texts that a beam search keeps (with temperature = 0); 1: none")
+    beams: int = setting(1, "texts that a beam search keeps (with temperature = 0); 1: no search")
     length_penalty: float = setting(1.0, "beams: scores are divided by length^this; 0 favours short texts")
+    lookup: int = setting(
+        0, "decoder: tokens guessed from earlier in the text and verified together; the text stays the same; 0: none"
+    )
     stop: tuple[str, ...] = setting((), "texts that end the generation; they are not part of it")
     prompts: tuple[str, ...] = setting((), "beginnings that are continued at each checkpoint; empty: from nothing")
 
@@ -63,5 +66,9 @@ class GenerateConfig(Sampling):
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
         if not 1 <= self.beams <= 64:
             raise ValueError(f"beams={self.beams} must be from 1 (no search) to 64; 4 is usual")
+        if not 0 <= self.lookup <= 64:
+            raise ValueError(f"lookup={self.lookup} must be from 0 (no guesses) to 64; 8 is usual")
+        if self.beams > 1 and self.lookup:
+            raise ValueError(f"beams={self.beams} and lookup={self.lookup}: a search guesses nothing; leave out one")
         if self.beams > 1 and self.temperature > 0:
             raise ValueError(f"beams={self.beams} searches and draws nothing: it needs temperature = 0")
