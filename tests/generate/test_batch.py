@@ -102,7 +102,7 @@ FAMILIES = ["fabula-1m", "alexandria-9m", "nima-tiny", "lillm-39m", "gemma3-270m
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_of_presets(name: str) -> None:
-    """Of its real widths, with two layers and few ids: batched = alone, to the bit; = streamed = uncached, id for id."""
+    """Of its real widths, two layers, few ids: batched = alone, to the bit; = streamed = uncached, id for id."""
     preset = presets.get(name).config
     assert isinstance(preset, ModelConfig)
     local = {"pattern": "LG"} if preset.local.most() is not None else {}
