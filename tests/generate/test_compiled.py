@@ -1,0 +1,147 @@
+"""The compiled decoder against its twin, the PyTorch model: every variant that has a form there, and many texts at
+once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from fabula.model.config import ModelConfig
+from fabula.model.decoder import Decoder
+from fabula.model.positions import Alibi, Rope
+from fabula.model.presets import presets
+from fabula.model.spans import Sliding
+from tests.contracts.variants import VARIANTS, build, config
+
+pytest.importorskip("xllamacpp", reason="the extra `generate` (xllamacpp) is not installed")
+
+from fabula.generate.compiled import CompiledDecoder, in_the_way
+
+COVERED = [(name, made) for name, made in VARIANTS if not in_the_way(made)]
+PROMPT = [i % 11 for i in range(40)]
+CLOSE = 1e-4
+
+
+def logits(model: Decoder, ids: list[int]) -> Tensor:
+    with torch.inference_mode():
+        return model(torch.tensor([ids]))[0]
+
+
+def compiled(model: Decoder, weights: str = "float32") -> CompiledDecoder:
+    return CompiledDecoder(model, weights, threads=1)  # type: ignore[arg-type]
+
+
+def lively(made: ModelConfig) -> Decoder:
+    """A model whose biases and norms are not what they begin as."""
+    model = build(made)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def test_most_variants_have_a_form_in_ggml() -> None:
+    assert len(COVERED) >= 25
+    assert in_the_way(config(position=Alibi())) == ["positions are told by a bias of the scores"]
+
+
+@pytest.mark.parametrize("made", [c for _, c in COVERED], ids=[name for name, _ in COVERED])
+def test_reading_and_stepping_give_the_models_logits(made: ModelConfig) -> None:
+    model = lively(made)
+    engine, expected = compiled(model), logits(model, PROMPT)
+    slot = engine.new()
+    assert (engine.read(slot, PROMPT[:30], every=True) - expected[:30]).abs().max() < CLOSE
+    for place in range(30, 40):
+        assert (engine.step([slot], PROMPT[place : place + 1])[0] - expected[place]).abs().max() < CLOSE
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["alexandria-9m", "nima-tiny", "lillm-39m", "fabula-3m", "gemma3-270m", "gpt2", "llama-3.2-1b"]
+)
+def test_greedy_tokens_of_the_presets_families_are_equal(name: str) -> None:
+    preset = presets.get(name).config
+    assert isinstance(preset, ModelConfig)
+    attention = dataclasses.replace(preset.attention, n_heads=4, n_kv_heads=2 if "3" in name else 4, head_dim=16)  # type: ignore[call-arg]
+    local = Sliding(window=9) if "L" in preset.pattern else preset.local
+    made = dataclasses.replace(
+        preset, vocab_size=300, context_length=160, d_model=64, n_layers=6, attention=attention, local=local,
+        ffn=dataclasses.replace(preset.ffn, d_ff=96),
+    )  # fmt: skip
+    model = lively(made)
+    engine, cache, new = compiled(model), model.new_cache(), [5, 7, 9]
+    slot, found, expected = engine.new(), [], []
+    after = engine.read(slot, new)
+    with torch.inference_mode():
+        for _ in range(100):
+            expected.append(int(model(torch.tensor([new]), cache=cache)[0, -1].argmax()))
+            found.append(int(after.argmax()))
+            new = expected[-1:]
+            after = engine.step([slot], found[-1:])[0]
+    assert found == expected
+    assert len(set(found)) > 3, "a text of one id would show little"
+    engine.close()
+
+
+def test_many_texts_at_once_are_as_each_alone() -> None:
+    """Of different lengths, some stepped and some not, freed and begun in between: past every growth of the memory."""
+    model = lively(config(context_length=600, position=Rope(), tied=False))
+    engine = compiled(model)
+    texts = {number: [(number + 3 * i) % 11 for i in range(5 + 7 * number)] for number in range(6)}
+    slots = {number: engine.new() for number in texts}
+    for number, ids in texts.items():
+        engine.read(slots[number], ids)
+    draw = torch.Generator().manual_seed(0)
+    for turn in range(60):
+        if turn == 20:
+            engine.free(slots.pop(1))
+            del texts[1]
+        if turn == 30:
+            slots[9], texts[9] = engine.new(), [4, 4, 2]
+            engine.read(slots[9], texts[9])
+        if turn == 40:
+            texts[7] = list(texts[3])
+            slots[7] = engine.copy(slots[3])
+        if turn == 45:
+            engine.rewind(slots[0], 3)
+            del texts[0][3:]
+        stepped = [n for n in texts if turn % 3 == 0 or int(torch.randint(2, (1,), generator=draw))]
+        if not stepped:
+            continue
+        new = [(turn + n) % 11 for n in stepped]
+        found = engine.step([slots[n] for n in reversed(stepped)], new[::-1]).flip(0)
+        for row, n in enumerate(stepped):
+            texts[n].append(new[row])
+            if turn % 10 == 0 or turn > 55:
+                assert (found[row] - logits(model, texts[n])[-1]).abs().max() < CLOSE, (turn, n)
+    engine.close()
+
+
+def test_a_long_text_is_read_in_parts() -> None:
+    model = lively(config(context_length=1200, position=Rope(), pattern="LG", local=Sliding(window=20), n_layers=2))
+    engine, ids = compiled(model), [i * i % 11 for i in range(1100)]
+    slot = engine.new()
+    assert (engine.read(slot, ids) - logits(model, ids)[-1]).abs().max() < CLOSE
+    with pytest.raises(ValueError, match="200 new tokens after 1100: the context_length is 1200"):
+        engine.read(slot, [0] * 200)
+    engine.close()
+
+
+def test_eight_bits_are_near_and_their_own_twin() -> None:
+    """int8 rounds; it is the model whose matrices were rounded to blocks, as far as products of 8 bits allow."""
+    model = lively(config(d_model=64, tied=False))
+    engine, expected = compiled(model, "int8"), logits(model, PROMPT)
+    slot = engine.new()
+    found = engine.read(slot, PROMPT, every=True)
+    assert 1e-5 < (found - expected).abs().max() < 0.1 * expected.abs().max()
+    engine.close()
+
+
+def test_what_has_no_form_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be compiled: positions are told by a bias of the scores"):
+        compiled(build(config(position=Alibi())))
