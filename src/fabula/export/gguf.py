@@ -24,8 +24,10 @@ from fabula.errors import ConfigError, InputError, require_extra
 from fabula.export import hf
 from fabula.export.families import Family
 from fabula.export.fields import Theirs
+from fabula.generate.ggml import BLOCK
 from fabula.model.config import ModelConfig
 from fabula.model.decoder import Decoder
+from fabula.model.ffn import GegluFFN, GeluFFN, SwigluFFN
 from fabula.model.positions import Rope, RopePosition
 from fabula.tokenizer import cuts
 from fabula.tokenizer.base import Tokenizer
@@ -82,8 +84,12 @@ def check(family: Family, config: ModelConfig, tokenizer: Tokenizer) -> Words:
     problems = []
     if family.name not in _ARCHITECTURES:
         problems.append(f"family {family.name} is none of llama.cpp's that are written here")
-    if config.d_model % 32 or config.ffn.d_ff % 32:
-        problems.append(f"d_model={config.d_model} and ffn.d_ff={config.ffn.d_ff} must be multiples of 32")
+    if family.name == "gpt2" and config.ffn != GeluFFN(d_ff=config.ffn.d_ff, bias=config.ffn.bias, tanh=True):
+        problems.append("ffn must be gelu with tanh: llama.cpp's GPT-2 looks for no other")
+    if family.name == "gemma3_text" and config.ffn != GegluFFN(d_ff=config.ffn.d_ff, tanh=True):
+        problems.append("ffn must be geglu with tanh: llama.cpp's Gemma 3 looks for no other")
+    if family.name in ("llama", "qwen3") and not isinstance(config.ffn, SwigluFFN):
+        problems.append(f"ffn must be swiglu: llama.cpp's {family.name} looks for no other")
     if "L" in config.kinds():
         if family.name != "gemma3_text":
             problems.append("sliding layers: llama.cpp's class of this family has none")
@@ -145,7 +151,8 @@ def write(
     count = size = 0
     for name, tensor in _tensors(family, theirs, model):
         array = tensor.numpy()
-        if weights == "q8_0" and tensor.ndim == 2 and name != "position_embd.weight":
+        whole_blocks = tensor.ndim == 2 and tensor.shape[1] % BLOCK == 0
+        if weights == "q8_0" and whole_blocks and name != "position_embd.weight":
             q8 = gguf.GGMLQuantizationType.Q8_0
             array = gguf.quants.quantize(array, q8)
             writer.add_tensor(name, array, raw_dtype=q8)

@@ -10,11 +10,13 @@ The twin is `model.decoder.Decoder` itself: tests hold logits to 1e-4 and greedy
 
 from __future__ import annotations
 
+import functools
 import math
+import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -112,14 +114,28 @@ class Slot:
         self.index, self.length = index, 0
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _in_turn(method: Callable[Concatenate[CompiledDecoder, _P], _R]) -> Callable[Concatenate[CompiledDecoder, _P], _R]:
+    def alone(self: CompiledDecoder, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with self._turn:
+            return method(self, *args, **kwargs)
+
+    wrapped: Any = functools.wraps(method)(alone)
+    return wrapped
+
+
 class CompiledDecoder:
-    """A decoder's weights and the memory of its texts in ggml. Not for several threads at once."""
+    """A decoder's weights and the memory of its texts in ggml. Threads take turns, call by call."""
 
     def __init__(self, model: Decoder, weights: Weights = "float32", threads: int | None = None) -> None:
         problems = in_the_way(model.config)
         if problems:
             raise ValueError(f"cannot be compiled: {'; '.join(problems)}")
         self.config, self.weights = model.config, weights
+        self._turn = threading.RLock()
         assert isinstance(model.config.attention, GroupedQueryAttention)
         self._attention = model.config.attention
         self._processor = ggml.Processor(threads or torch.get_num_threads())
@@ -136,14 +152,18 @@ class CompiledDecoder:
         self._lay_out()
 
     def close(self) -> None:
-        """Give the memory of ggml back."""
+        """Give the memory of ggml back; done by itself when nobody holds the object any more."""
         self._forget_graphs()
-        self._memory.free()
-        self._constants.free()
-        self._processor.free()
+        for part in (self._memory, self._constants, self._processor):
+            part.free()
+
+    def __del__(self) -> None:
+        if "_graphs" in self.__dict__:
+            self.close()
 
     # ---- texts ----
 
+    @_in_turn
     def new(self) -> Slot:
         """A text of no tokens."""
         if len(self._slots) == self._keys.shape[1]:
@@ -152,11 +172,13 @@ class CompiledDecoder:
         self._slots.append(slot)
         return slot
 
+    @_in_turn
     def free(self, slot: Slot) -> None:
         """Forget a text; the last one takes its place."""
         self._swap(slot, self._slots[-1])
         self._slots.pop()
 
+    @_in_turn
     def copy(self, slot: Slot) -> Slot:
         """Another text that goes on from the same tokens."""
         made = self.new()
@@ -165,12 +187,14 @@ class CompiledDecoder:
             held[:, made.index, : slot.length] = held[:, slot.index, : slot.length]
         return made
 
+    @_in_turn
     def rewind(self, slot: Slot, length: int) -> None:
         """Forget all but the first `length` tokens."""
         if not 0 <= length <= slot.length:
             raise ValueError(f"cannot rewind to {length}: {slot.length} tokens have come")
         slot.length = length
 
+    @_in_turn
     def read(self, slot: Slot, ids: Sequence[int], every: bool = False) -> Tensor:
         """Logits (V) of what follows new ids of one text, float32; with `every` (n, V), after each of them."""
         self._check(slot, len(ids))
@@ -183,6 +207,7 @@ class CompiledDecoder:
                 found.append(logits.clone())
         return torch.cat(found) if every else found[-1][0]
 
+    @_in_turn
     def step(self, slots: Sequence[Slot], ids: Sequence[int]) -> Tensor:
         """Logits (B, V) of what follows one new id for each of B texts of any lengths."""
         for slot in slots:

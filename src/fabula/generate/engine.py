@@ -7,16 +7,20 @@ with the reason "context".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from fabula.device import Device
 from fabula.errors import DivergedError, PromptError
+from fabula.generate.compiled import CompiledDecoder
 from fabula.generate.config import Sampling
 from fabula.generate.sampling import choose
+from fabula.model.cache import Cache
 from fabula.model.decoder import Decoder
 
 Reason = Literal["end", "stop", "length", "context"]
@@ -34,13 +38,19 @@ class Token:
 
 class Engine:
     """Generates from one model. With `n_ids` it writes none from that id on: models may have more rows than their
-    tokenizer has tokens."""
+    tokenizer has tokens. With `compiled` the model is computed there."""
 
     def __init__(
-        self, model: Decoder, end_of_document: int, device: Device, cached: bool = True, n_ids: int | None = None
+        self,
+        model: Decoder,
+        end_of_document: int,
+        device: Device,
+        cached: bool = True,
+        n_ids: int | None = None,
+        compiled: CompiledDecoder | None = None,
     ) -> None:
         self.model, self.end_of_document, self.device, self.cached = model, end_of_document, device, cached
-        self.n_ids = n_ids
+        self.n_ids, self.compiled = n_ids, compiled
 
     @property
     def context_length(self) -> int:
@@ -60,22 +70,37 @@ class Engine:
     def stream(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling) -> Iterator[Token]:
         """New ids one by one. The end-of-document id ends the text; it is yielded, with the reason "end"."""
         self.check(len(prompt))
+        if self.compiled is not None and self.cached:
+            slot = self.compiled.new()
+            try:
+                read = functools.partial(self.compiled.read, slot)
+                yield from self._stream(list(prompt), max_new_tokens, sampling, read)
+            finally:
+                self.compiled.free(slot)
+            return
         was_training = self.model.training
         self.model.eval()
+        cache = self.model.new_cache() if self.cached else None
         try:
-            yield from self._stream(list(prompt), max_new_tokens, sampling)
+            read = functools.partial(self._ahead, cache)
+            yield from self._stream(list(prompt), max_new_tokens, sampling, read)
         finally:
             self.model.train(was_training)
 
-    def _stream(self, ids: list[int], max_new_tokens: int, sampling: Sampling) -> Iterator[Token]:
+    def _ahead(self, cache: Cache | None, fresh: Sequence[int]) -> Tensor:
+        """Logits (V) of what follows new ids (all ids, without a cache)."""
+        tokens = torch.tensor([fresh], device=self.device.torch)
+        with self.device.autocast():
+            hidden = self.model.hidden(tokens, cache=cache)[:, -1]
+            return self.model.logits(hidden)[0].float().cpu()
+
+    def _stream(
+        self, ids: list[int], max_new_tokens: int, sampling: Sampling, ahead: Callable[[Sequence[int]], Tensor]
+    ) -> Iterator[Token]:
         generator = torch.Generator().manual_seed(sampling.seed)
-        cache = self.model.new_cache() if self.cached else None
         fresh = ids
         for count in range(1, max_new_tokens + 1):
-            tokens = torch.tensor([fresh], device=self.device.torch)
-            with self.device.autocast():
-                hidden = self.model.hidden(tokens, cache=cache)[:, -1]
-                logits = self.model.logits(hidden)[0].float().cpu()
+            logits = ahead(fresh)
             if not bool(logits.isfinite().all()):
                 raise DivergedError(
                     f"the model's logits after {len(ids):,} tokens hold NaN or infinity: its weights have diverged. "

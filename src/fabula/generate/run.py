@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fabula.device import Device
 from fabula.errors import InputError, PromptError
+from fabula.generate.compiled import CompiledDecoder
 from fabula.generate.config import GenerateConfig
 from fabula.generate.engine import Engine, Reason, Token
 from fabula.generate.text import TextStream
@@ -39,7 +40,13 @@ class Generation:
 
 
 def stream(
-    model: AnyModel, tokenizer: Tokenizer, prompt: str, config: GenerateConfig, device: Device, cached: bool = True
+    model: AnyModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    config: GenerateConfig,
+    device: Device,
+    cached: bool = True,
+    compiled: CompiledDecoder | None = None,
 ) -> Iterator[Piece]:
     """The continuation of a prompt, piece by piece, in complete characters.
 
@@ -47,7 +54,7 @@ def stream(
     reads the prompt and the id that ends it, and writes what belongs to it: its translation, say.
     """
     text = TextStream(config.stop)
-    for token in _tokens(model, tokenizer, prompt, config, device, cached):
+    for token in _tokens(model, tokenizer, prompt, config, device, cached, compiled):
         shown = text.feed(tokenizer.decode_bytes([token.id]))
         reason: Reason | None = "stop" if text.stopped else token.finish
         if reason is not None:
@@ -60,7 +67,13 @@ def stream(
 
 
 def _tokens(
-    model: AnyModel, tokenizer: Tokenizer, prompt: str, config: GenerateConfig, device: Device, cached: bool
+    model: AnyModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    config: GenerateConfig,
+    device: Device,
+    cached: bool,
+    compiled: CompiledDecoder | None,
 ) -> Iterator[Token]:
     if config.beams > 1 and not isinstance(model, EncoderDecoder):
         raise InputError(f"beams={config.beams}: only an encoder-decoder is searched with beams so far; use beams = 1")
@@ -72,7 +85,7 @@ def _tokens(
             source = [*ids[1:], end]
             translator.check(len(source))
             return translator.stream(source, config)
-        engine = Engine(model, end, device, cached, tokenizer.vocab_size)
+        engine = Engine(model, end, device, cached, tokenizer.vocab_size, compiled)
         engine.check(len(ids))
         return engine.stream(ids, config.max_new_tokens, config)
     except PromptError as error:
@@ -80,10 +93,16 @@ def _tokens(
 
 
 def run(
-    model: AnyModel, tokenizer: Tokenizer, prompt: str, config: GenerateConfig, device: Device, cached: bool = True
+    model: AnyModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    config: GenerateConfig,
+    device: Device,
+    cached: bool = True,
+    compiled: CompiledDecoder | None = None,
 ) -> Generation:
     """The whole continuation of a prompt."""
-    pieces = list(stream(model, tokenizer, prompt, config, device, cached))
+    pieces = list(stream(model, tokenizer, prompt, config, device, cached, compiled))
     return gather(prompt, len(encode_prompt(tokenizer, prompt)), pieces)
 
 
