@@ -22,7 +22,10 @@ from fabula.generate.compiled import CompiledDecoder, in_the_way
 
 COVERED = [(name, made) for name, made in VARIANTS if not in_the_way(made)]
 PROMPT = [i % 11 for i in range(40)]
-CLOSE = 1e-4
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    return float((found - expected).abs().max()) < max(1e-4, 2e-5 * float(expected.abs().max()))
 
 
 def logits(model: Decoder, ids: list[int]) -> Tensor:
@@ -35,13 +38,12 @@ def compiled(model: Decoder, weights: str = "float32") -> CompiledDecoder:
 
 
 def lively(made: ModelConfig) -> Decoder:
-    """A model whose biases and norms are not what they begin as."""
+    """A model with random numbers everywhere, so that every part shows in what it writes."""
     model = build(made)
-    torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
+            if parameter.dim() > 1:
+                parameter.copy_(0.3 * torch.randn_like(parameter))
     return model
 
 
@@ -52,12 +54,12 @@ def test_most_variants_have_a_form_in_ggml() -> None:
 
 @pytest.mark.parametrize("made", [c for _, c in COVERED], ids=[name for name, _ in COVERED])
 def test_reading_and_stepping_give_the_models_logits(made: ModelConfig) -> None:
-    model = lively(made)
+    model = build(made)
     engine, expected = compiled(model), logits(model, PROMPT)
     slot = engine.new()
-    assert (engine.read(slot, PROMPT[:30], every=True) - expected[:30]).abs().max() < CLOSE
+    assert close(engine.read(slot, PROMPT[:30], every=True), expected[:30])
     for place in range(30, 40):
-        assert (engine.step([slot], PROMPT[place : place + 1])[0] - expected[place]).abs().max() < CLOSE
+        assert close(engine.step([slot], PROMPT[place : place + 1])[0], expected[place])
     engine.close()
 
 
@@ -75,16 +77,17 @@ def test_greedy_tokens_of_the_presets_families_are_equal(name: str) -> None:
     )  # fmt: skip
     model = lively(made)
     engine, cache, new = compiled(model), model.new_cache(), [5, 7, 9]
-    slot, found, expected = engine.new(), [], []
-    after = engine.read(slot, new)
+    slot, ids = engine.new(), list(new)
     with torch.inference_mode():
-        for _ in range(100):
-            expected.append(int(model(torch.tensor([new]), cache=cache)[0, -1].argmax()))
-            found.append(int(after.argmax()))
-            new = expected[-1:]
-            after = engine.step([slot], found[-1:])[0]
-    assert found == expected
-    assert len(set(found)) > 3, "a text of one id would show little"
+        for place in range(100):
+            expected = model(torch.tensor([new]), cache=cache)[0, -1]
+            found = engine.step([slot], new)[0] if place else engine.read(slot, new)
+            # A random model likes to repeat itself: of the ids that have not come yet.
+            for each in (expected, found):
+                each[ids] = -torch.inf
+            assert int(found.argmax()) == int(expected.argmax()), place
+            new = [int(expected.argmax())]
+            ids += new
     engine.close()
 
 
@@ -118,7 +121,7 @@ def test_many_texts_at_once_are_as_each_alone() -> None:
         for row, n in enumerate(stepped):
             texts[n].append(new[row])
             if turn % 10 == 0 or turn > 55:
-                assert (found[row] - logits(model, texts[n])[-1]).abs().max() < CLOSE, (turn, n)
+                assert close(found[row], logits(model, texts[n])[-1]), (turn, n)
     engine.close()
 
 
@@ -126,19 +129,19 @@ def test_a_long_text_is_read_in_parts() -> None:
     model = lively(config(context_length=1200, position=Rope(), pattern="LG", local=Sliding(window=20), n_layers=2))
     engine, ids = compiled(model), [i * i % 11 for i in range(1100)]
     slot = engine.new()
-    assert (engine.read(slot, ids) - logits(model, ids)[-1]).abs().max() < CLOSE
+    assert close(engine.read(slot, ids), logits(model, ids)[-1])
     with pytest.raises(ValueError, match="200 new tokens after 1100: the context_length is 1200"):
         engine.read(slot, [0] * 200)
     engine.close()
 
 
-def test_eight_bits_are_near_and_their_own_twin() -> None:
-    """int8 rounds; it is the model whose matrices were rounded to blocks, as far as products of 8 bits allow."""
-    model = lively(config(d_model=64, tied=False))
+def test_eight_bits_are_near() -> None:
+    """int8 rounds matrices, and what they are multiplied by, to blocks of 8 bits."""
+    model = lively(dataclasses.replace(config(tied=False), d_model=64))
     engine, expected = compiled(model, "int8"), logits(model, PROMPT)
     slot = engine.new()
     found = engine.read(slot, PROMPT, every=True)
-    assert 1e-5 < (found - expected).abs().max() < 0.1 * expected.abs().max()
+    assert 1e-5 < float((found - expected).norm() / expected.norm()) < 0.15
     engine.close()
 
 

@@ -18,7 +18,7 @@ from fabula.model.kinds import AnyModel
 
 EngineName = Literal["auto", "torch", "compiled"]
 
-# Ids whose logits are compared, and how far they may lie apart as a share of the largest.
+# Ids whose logits are compared, and how far they may lie apart as a share of their length.
 _PROBE = 8
 _SHARES: dict[Weights, float] = {"float32": 1e-4, "int8": 0.25}
 
@@ -64,13 +64,13 @@ def _compiled(model: AnyModel, device: Device, weights: Weights) -> CompiledDeco
     if not apart <= _SHARES[weights]:
         made.close()
         raise MachineError(
-            f"the compiled engine gives other logits than the model here (apart by {apart:.2g} of the largest)"
+            f"the compiled engine gives other logits than the model here (apart by {apart:.2g} of their length)"
         )
     return made
 
 
 def _apart(made: CompiledDecoder, model: Decoder) -> float:
-    """The largest difference of logits, read at once and then stepped, as a share of the largest logit."""
+    """The length of the difference of logits, read at once and then stepped, as a share of theirs."""
     n = min(_PROBE, model.config.context_length)
     ids = [i * 7919 % model.config.vocab_size for i in range(n)]
     was_training = model.training
@@ -84,7 +84,7 @@ def _apart(made: CompiledDecoder, model: Decoder) -> float:
             made.rewind(slot, n - 1)
             found.append(made.step([slot], ids[-1:])[0])
         for logits in found:
-            largest = max(largest, float((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-6)))
+            largest = max(largest, float((logits - expected).norm() / expected.norm().clamp(min=1e-6)))
             if not bool(logits.isfinite().all()):
                 return float("nan")
     finally:
