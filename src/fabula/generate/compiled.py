@@ -51,8 +51,8 @@ _KEYS = 64
 _ROOM = 256
 # Of a mask: a key that is not seen.
 _HIDDEN = np.float16(-np.inf)
-# Graphs that are kept.
-_GRAPHS = 64
+# Graphs that are kept, and the most ids of a text that a kept one reads: prompts differ, and theirs are large.
+_GRAPHS, _KEPT = 64, 16
 
 
 def in_the_way(config: ModelConfig) -> list[str]:
@@ -361,7 +361,11 @@ class CompiledDecoder:
         self._processor.compute(graph.context)
         for slot in slots:
             slot.length += length
-        return graph.logits
+        if length <= _KEPT:
+            return graph.logits
+        logits = graph.logits.clone()
+        graph.context.free()
+        return logits
 
     def _tell(self, graph: _Graph, slots: Sequence[Slot], tokens: np.ndarray[Any, Any]) -> None:
         """Fill what a graph reads: ids, their positions, where their keys go, and which keys each sees."""
@@ -396,6 +400,8 @@ class CompiledDecoder:
 
     def _graph(self, batch: int, length: int, n_keys: int, first: int, every: bool) -> _Graph:
         key = (batch, length, n_keys, first, every)
+        if length > _KEPT:
+            return self._build(*key)
         found = self._graphs.get(key)
         if found is None:
             found = self._graphs[key] = self._build(*key)
