@@ -126,11 +126,14 @@ class Calls:
 def written(shape: str, folder: Path) -> dict[str, Path]:
     """The weights as GGUF files, with a vocabulary of made-up words."""
     from fabula.export import families, gguf
+    from fabula.tokenizer.base import byte_of_letter
 
     config = configuration(shape, gelu=True)
     family, _ = families.fitting(config)
     theirs, model = families.written(family, config), decoder(config)
-    words = gguf.Words("gpt-2", [f"t{i}" for i in range(config.vocab_size)], [1] * config.vocab_size, [])
+    # llama.cpp looks for the bytes.
+    tokens = [*sorted(byte_of_letter()), *(f"t{i}" for i in range(config.vocab_size))][: config.vocab_size]
+    words = gguf.Words("gpt-2", tokens, [1] * config.vocab_size, [])
     special = SimpleNamespace(begin=0, end_of_document=0, padding=1, end_of_turn=2)
     tokenizer: Any = SimpleNamespace(special=special, chat_template=None)
     files = {}
