@@ -71,7 +71,7 @@ class Calls:
             from fabula.generate.compiled import CompiledDecoder
 
             engine = CompiledDecoder(model, "int8" if name.endswith("int8") else "float32", threads)
-            slot = engine.new()
+            slot = engine.open()
             return lambda: self.timed(lambda: engine.rewind(slot, 0), lambda ids: engine.read(slot, ids))
         held: list[Any] = []
 
@@ -131,9 +131,9 @@ def written(shape: str, folder: Path) -> dict[str, Path]:
     config = configuration(shape, gelu=True)
     family, _ = families.fitting(config)
     theirs, model = families.written(family, config), decoder(config)
-    # llama.cpp looks for the bytes.
+    # llama.cpp looks for the bytes, and for a merge.
     tokens = [*sorted(byte_of_letter()), *(f"t{i}" for i in range(config.vocab_size))][: config.vocab_size]
-    words = gguf.Words("gpt-2", tokens, [1] * config.vocab_size, [])
+    words = gguf.Words("gpt-2", tokens, [1] * config.vocab_size, ["t 0"])
     special = SimpleNamespace(begin=0, end_of_document=0, padding=1, end_of_turn=2)
     tokenizer: Any = SimpleNamespace(special=special, chat_template=None)
     files = {}

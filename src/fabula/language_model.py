@@ -74,7 +74,7 @@ class LanguageModel:
     @cached_property
     def _engine(self) -> tuple[CompiledDecoder | None, str]:
         # At the first text: what only scores needs no second form of the weights.
-        return choose_engine(self.model, self.device, *self._wanted)
+        return choose_engine(self.model, self.device, *self._wanted, n_ids=self.tokenizer.vocab_size)
 
     @property
     def engine(self) -> tuple[str, str]:
@@ -88,12 +88,12 @@ class LanguageModel:
         is given (beams=4 searches for it).
         """
         config = self.settings(settings)
-        return generating.run(self.model, self.tokenizer, prompt, config, self.device, compiled=self._engine[0])
+        return generating.run(self.model, self.tokenizer, prompt, config, self.device, backend=self._engine[0])
 
     def pieces(self, prompt: str = "", **settings: Any) -> Iterator[Piece]:
         """The continuation piece by piece, with ids and log-probabilities."""
         config = self.settings(settings)
-        return generating.stream(self.model, self.tokenizer, prompt, config, self.device, compiled=self._engine[0])
+        return generating.stream(self.model, self.tokenizer, prompt, config, self.device, backend=self._engine[0])
 
     def stream(self, prompt: str = "", **settings: Any) -> Iterator[str]:
         """The text of the continuation as it appears, in complete characters."""

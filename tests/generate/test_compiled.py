@@ -56,11 +56,11 @@ def test_most_variants_have_a_form_in_ggml() -> None:
 def test_reading_and_stepping_give_the_models_logits(made: ModelConfig) -> None:
     model = build(made)
     engine, expected = compiled(model), logits(model, PROMPT)
-    slot = engine.new()
-    assert close(engine.read(slot, PROMPT[:30], every=True), expected[:30])
+    slot = engine.open()
+    assert close(engine.read(slot, PROMPT[:30], "all"), expected[:30])
     for place in range(30, 40):
         assert close(engine.step([slot], PROMPT[place : place + 1])[0], expected[place])
-    engine.close()
+    engine.release()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_greedy_tokens_of_the_presets_families_are_equal(name: str) -> None:
     )  # fmt: skip
     model = lively(made)
     engine, cache, new = compiled(model), model.new_cache(), [5, 7, 9]
-    slot, ids = engine.new(), list(new)
+    slot, ids = engine.open(), list(new)
     with torch.inference_mode():
         for place in range(100):
             expected = model(torch.tensor([new]), cache=cache)[0, -1]
@@ -88,7 +88,7 @@ def test_greedy_tokens_of_the_presets_families_are_equal(name: str) -> None:
             assert int(found.argmax()) == int(expected.argmax()), place
             new = [int(expected.argmax())]
             ids += new
-    engine.close()
+    engine.release()
 
 
 def test_many_texts_at_once_are_as_each_alone() -> None:
@@ -96,20 +96,20 @@ def test_many_texts_at_once_are_as_each_alone() -> None:
     model = lively(config(context_length=600, position=Rope(), tied=False))
     engine = compiled(model)
     texts = {number: [(number + 3 * i) % 11 for i in range(5 + 7 * number)] for number in range(6)}
-    slots = {number: engine.new() for number in texts}
+    slots = {number: engine.open() for number in texts}
     for number, ids in texts.items():
         engine.read(slots[number], ids)
     draw = torch.Generator().manual_seed(0)
     for turn in range(60):
         if turn == 20:
-            engine.free(slots.pop(1))
+            engine.close(slots.pop(1))
             del texts[1]
         if turn == 30:
-            slots[9], texts[9] = engine.new(), [4, 4, 2]
+            slots[9], texts[9] = engine.open(), [4, 4, 2]
             engine.read(slots[9], texts[9])
         if turn == 40:
             texts[7] = list(texts[3])
-            slots[7] = engine.copy(slots[3])
+            slots[7] = engine.copy(slots[3], len(texts[3]))
         if turn == 45:
             engine.rewind(slots[0], 3)
             del texts[0][3:]
@@ -122,27 +122,27 @@ def test_many_texts_at_once_are_as_each_alone() -> None:
             texts[n].append(new[row])
             if turn % 10 == 0 or turn > 55:
                 assert close(found[row], logits(model, texts[n])[-1]), (turn, n)
-    engine.close()
+    engine.release()
 
 
 def test_a_long_text_is_read_in_parts() -> None:
     model = lively(config(context_length=1200, position=Rope(), pattern="LG", local=Sliding(window=20), n_layers=2))
     engine, ids = compiled(model), [i * i % 11 for i in range(1100)]
-    slot = engine.new()
+    slot = engine.open()
     assert close(engine.read(slot, ids), logits(model, ids)[-1])
     with pytest.raises(ValueError, match="200 new tokens after 1100: the context_length is 1200"):
         engine.read(slot, [0] * 200)
-    engine.close()
+    engine.release()
 
 
 def test_eight_bits_are_near() -> None:
     """int8 rounds matrices, and what they are multiplied by, to blocks of 8 bits."""
     model = lively(dataclasses.replace(config(tied=False), d_model=64))
     engine, expected = compiled(model, "int8"), logits(model, PROMPT)
-    slot = engine.new()
-    found = engine.read(slot, PROMPT, every=True)
+    slot = engine.open()
+    found = engine.read(slot, PROMPT, "all")
     assert 1e-5 < float((found - expected).norm() / expected.norm()) < 0.15
-    engine.close()
+    engine.release()
 
 
 def test_what_has_no_form_is_refused() -> None:

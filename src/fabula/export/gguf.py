@@ -116,6 +116,8 @@ def _words(tokenizer: Tokenizer, vocab_size: int, problems: list[str]) -> Words 
     if model.get("type") != "BPE" or model.get("ignore_merges") or data.get("normalizer") is not None:
         problems.append("the tokenizer is not a byte-level BPE of merges alone")
         return None
+    if not model["merges"]:
+        problems.append("the tokenizer has no merges, which llama.cpp asks for")
     if cut not in _CUTS:
         known = ", ".join(_CUTS)
         problems.append(

@@ -22,7 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fabula.errors import MachineError
 from fabula.generate import ggml
+from fabula.generate.backend import Wanted
 from fabula.generate.ggml import Context, Node
 from fabula.model.attention import Attention, GroupedQueryAttention
 from fabula.model.block import Block
@@ -110,10 +112,10 @@ class _Graph:
 class Slot:
     """Where a text's keys and values lie, and how many tokens have come."""
 
-    __slots__ = ("index", "length")
+    __slots__ = ("index", "length", "number")
 
-    def __init__(self, index: int) -> None:
-        self.index, self.length = index, 0
+    def __init__(self, number: int, index: int) -> None:
+        self.number, self.index, self.length = number, index, 0
 
 
 _P = ParamSpec("_P")
@@ -130,13 +132,24 @@ def _in_turn(method: Callable[Concatenate[CompiledDecoder, _P], _R]) -> Callable
 
 
 class CompiledDecoder:
-    """A decoder's weights and the memory of its texts in ggml. Threads take turns, call by call."""
+    """A decoder's weights and the memory of its texts in ggml, as a `Backend`. Threads take turns, call by call."""
 
-    def __init__(self, model: Decoder, weights: Weights = "float32", threads: int | None = None) -> None:
+    deterministic = False  # sums are made in another order for one text than for several
+
+    def __init__(
+        self,
+        model: Decoder,
+        weights: Weights = "float32",
+        threads: int | None = None,
+        capacity: int = 64,
+        n_ids: int | None = None,
+    ) -> None:
         problems = in_the_way(model.config)
         if problems:
             raise ValueError(f"cannot be compiled: {'; '.join(problems)}")
         self.config, self.weights = model.config, weights
+        self.context_length, self.capacity = model.config.context_length, capacity
+        self.vocab_size = min(n_ids or model.config.vocab_size, model.config.vocab_size)
         self._turn = threading.RLock()
         assert isinstance(model.config.attention, GroupedQueryAttention)
         self._attention = model.config.attention
@@ -151,85 +164,107 @@ class CompiledDecoder:
         self._nodes: list[tuple[Node, Node]] = []
         self._graphs: OrderedDict[tuple[int, int, int, int, bool], _Graph] = OrderedDict()
         self._slots: list[Slot] = []
+        self._open: dict[int, Slot] = {}
+        self._opened = 0
         self._lay_out()
 
-    def close(self) -> None:
+    def release(self) -> None:
         """Give the memory of ggml back; done by itself when nobody holds the object any more."""
         self._forget_graphs()
         for part in (self._memory, self._constants, self._processor):
             part.free()
 
     def __del__(self) -> None:
-        if "_graphs" in self.__dict__:
-            self.close()
+        if "_slots" in self.__dict__:
+            self.release()
 
     # ---- texts ----
 
     @_in_turn
-    def new(self) -> Slot:
-        """A text of no tokens."""
-        if len(self._slots) == self._keys.shape[1]:
-            self._grow(2 * len(self._slots), self._room)
-        slot = Slot(len(self._slots))
-        self._slots.append(slot)
-        return slot
+    def open(self) -> int:
+        """The number of a new sequence without ids; MachineError when `capacity` are open."""
+        if len(self._slots) == self.capacity:
+            raise MachineError(f"{self.capacity} texts are open: the engine has memory for no more")
+        return self._new().number
+
+    def length(self, sequence: int) -> int:
+        """Ids that a sequence has read."""
+        return self._open[sequence].length
 
     @_in_turn
-    def free(self, slot: Slot) -> None:
-        """Forget a text; the last one takes its place."""
-        self._swap(slot, self._slots[-1])
-        self._slots.pop()
+    def read(self, sequence: int, ids: Sequence[int], wanted: Wanted = "last") -> Tensor | None:
+        """Read ids on; returns what may follow the last of them (V), or each of them (n, V), float32.
 
-    @_in_turn
-    def copy(self, slot: Slot) -> Slot:
-        """Another text that goes on from the same tokens."""
-        made = self.new()
-        made.length = slot.length
-        for held in (self._keys, self._values):
-            held[:, made.index, : slot.length] = held[:, slot.index, : slot.length]
-        return made
-
-    @_in_turn
-    def rewind(self, slot: Slot, length: int) -> None:
-        """Forget all but the first `length` tokens."""
-        if not 0 <= length <= slot.length:
-            raise ValueError(f"cannot rewind to {length}: {slot.length} tokens have come")
-        slot.length = length
-
-    @_in_turn
-    def read(self, slot: Slot, ids: Sequence[int], every: bool = False) -> Tensor:
-        """Logits (V) of what follows new ids of one text, float32; with `every` (n, V), after each of them."""
+        ValueError, and nothing read, when they do not fit the context.
+        """
+        slot = self._open[sequence]
         self._check(slot, len(ids))
         found = []
         for start in range(0, len(ids), _PART):
             part = ids[start : start + _PART]
             last = start + len(part) == len(ids)
-            logits = self._compute([slot], np.array([part], dtype=np.int32), every)
-            if every or last:
-                found.append(logits.clone())
-        return torch.cat(found) if every else found[-1][0]
+            logits = self._compute([slot], np.array([part], dtype=np.int32), wanted == "all")
+            if wanted == "all" or (wanted == "last" and last):
+                found.append(logits[:, : self.vocab_size].clone())
+        if wanted == "all":
+            return torch.cat(found)
+        return found[0][0] if found else None
 
     @_in_turn
-    def step(self, slots: Sequence[Slot], ids: Sequence[int]) -> Tensor:
-        """Logits (B, V) of what follows one new id for each of B texts of any lengths."""
+    def step(self, sequences: Sequence[int], ids: Sequence[int]) -> Tensor:
+        """Logits (R, V) of what follows one new id for each of R sequences of any lengths."""
+        slots = [self._open[sequence] for sequence in sequences]
         for slot in slots:
             self._check(slot, 1)
-        for index in range(len(slots)):
+        for slot in slots:
             # Those that are stepped lie first, in any order.
-            if slots[index].index >= len(slots):
-                resident = next(s for s in self._slots[: len(slots)] if s not in slots)
-                self._swap(slots[index], resident)
+            if slot.index >= len(slots):
+                self._swap(slot, next(s for s in self._slots[: len(slots)] if s not in slots))
         order = [slot.index for slot in slots]
         tokens = np.empty((len(slots), 1), dtype=np.int32)
         tokens[order, 0] = ids
-        logits = self._compute(self._slots[: len(slots)], tokens, every=True)
+        logits = self._compute(self._slots[: len(slots)], tokens, every=True)[:, : self.vocab_size]
         return logits[order] if len(order) > 1 else logits.clone()
 
+    @_in_turn
+    def rewind(self, sequence: int, length: int) -> None:
+        """Forget all but the first `length` ids."""
+        slot = self._open[sequence]
+        if not 0 <= length <= slot.length:
+            raise ValueError(f"cannot rewind to {length}: {slot.length} ids were read")
+        slot.length = length
+
+    @_in_turn
+    def copy(self, sequence: int, length: int) -> int:
+        """The number of a new sequence that has read the first `length` ids of another; both go on apart."""
+        slot = self._open[sequence]
+        if not 0 <= length <= slot.length:
+            raise ValueError(f"cannot copy {length} ids: {slot.length} were read")
+        number = self.open()
+        made = self._open[number]
+        made.length = length
+        for held in (self._keys, self._values):
+            held[:, made.index, :length] = held[:, slot.index, :length]
+        return number
+
+    @_in_turn
+    def close(self, sequence: int) -> None:
+        """Forget a sequence; the last one takes its place in memory."""
+        self._swap(self._open.pop(sequence), self._slots[-1])
+        self._slots.pop()
+
+    def _new(self) -> Slot:
+        if len(self._slots) == self._keys.shape[1]:
+            self._grow(2 * len(self._slots), self._room)
+        self._opened += 1
+        slot = Slot(self._opened, len(self._slots))
+        self._slots.append(slot)
+        self._open[slot.number] = slot
+        return slot
+
     def _check(self, slot: Slot, n_new: int) -> None:
-        if n_new < 1 or slot.length + n_new > self.config.context_length:
-            raise ValueError(
-                f"{n_new} new tokens after {slot.length}: the context_length is {self.config.context_length}"
-            )
+        if n_new < 1 or slot.length + n_new > self.context_length:
+            raise ValueError(f"{n_new} new tokens after {slot.length}: the context_length is {self.context_length}")
 
     # ---- memory ----
 

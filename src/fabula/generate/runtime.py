@@ -24,7 +24,7 @@ _SHARES: dict[Weights, float] = {"float32": 1e-4, "int8": 0.25}
 
 
 def choose_engine(
-    model: AnyModel, device: Device, name: str = "auto", weights: str = "float32"
+    model: AnyModel, device: Device, name: str = "auto", weights: str = "float32", n_ids: int | None = None
 ) -> tuple[CompiledDecoder | None, str]:
     """The compiled decoder, or None for PyTorch, and the reason.
 
@@ -40,14 +40,14 @@ def choose_engine(
             raise InputError(f"weights={weights}: only the compiled engine has them (engine = compiled)")
         return None, "asked for"
     try:
-        return _compiled(model, device, kind), "asked for" if name == "compiled" else "faster on a CPU"
+        return _compiled(model, device, kind, n_ids), "asked for" if name == "compiled" else "faster on a CPU"
     except (InputError, MachineError) as error:
         if name == "compiled" or kind != "float32":
             raise
         return None, str(error)
 
 
-def _compiled(model: AnyModel, device: Device, weights: Weights) -> CompiledDecoder:
+def _compiled(model: AnyModel, device: Device, weights: Weights, n_ids: int | None) -> CompiledDecoder:
     if device.name != "cpu":
         raise InputError(f"the compiled engine runs on the CPU, not on {device.name}")
     if not isinstance(model, Decoder):
@@ -55,14 +55,14 @@ def _compiled(model: AnyModel, device: Device, weights: Weights) -> CompiledDeco
     problems = in_the_way(model.config)
     if problems:
         raise InputError(f"the compiled engine does not cover this model: {'; '.join(problems)}")
-    made = CompiledDecoder(model, weights, device.threads)
+    made = CompiledDecoder(model, weights, device.threads, n_ids=n_ids)
     try:
         apart = _apart(made, model)
     except BaseException:
-        made.close()
+        made.release()
         raise
     if not apart <= _SHARES[weights]:
-        made.close()
+        made.release()
         raise MachineError(
             f"the compiled engine gives other logits than the model here (apart by {apart:.2g} of their length)"
         )
@@ -75,18 +75,20 @@ def _apart(made: CompiledDecoder, model: Decoder) -> float:
     ids = [i * 7919 % model.config.vocab_size for i in range(n)]
     was_training = model.training
     with torch.inference_mode():
-        expected = model.eval()(torch.tensor([ids]))[0, -1]
+        expected = model.eval()(torch.tensor([ids]))[0, -1, : made.vocab_size]
     model.train(was_training)
-    slot, largest = made.new(), 0.0
+    sequence, largest = made.open(), 0.0
     try:
-        found = [made.read(slot, ids)]
+        read = made.read(sequence, ids)
+        assert read is not None
+        found = [read]
         if n > 1:
-            made.rewind(slot, n - 1)
-            found.append(made.step([slot], ids[-1:])[0])
+            made.rewind(sequence, n - 1)
+            found.append(made.step([sequence], ids[-1:])[0])
         for logits in found:
             largest = max(largest, float((logits - expected).norm() / expected.norm().clamp(min=1e-6)))
             if not bool(logits.isfinite().all()):
                 return float("nan")
     finally:
-        made.free(slot)
+        made.close(sequence)
     return largest
