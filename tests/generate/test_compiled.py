@@ -18,7 +18,10 @@ from tests.contracts.variants import VARIANTS, build, config
 
 pytest.importorskip("xllamacpp", reason="the extra `generate` (xllamacpp) is not installed")
 
+from fabula.errors import MachineError
+from fabula.generate.batch import Batch, Request
 from fabula.generate.compiled import CompiledDecoder, in_the_way
+from fabula.generate.config import Sampling
 
 COVERED = [(name, made) for name, made in VARIANTS if not in_the_way(made)]
 PROMPT = [i % 11 for i in range(40)]
@@ -148,3 +151,30 @@ def test_eight_bits_are_near() -> None:
 def test_what_has_no_form_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot be compiled: positions are told by a bias of the scores"):
         compiled(build(config(position=Alibi())))
+
+
+def test_requests_run_together_as_alone() -> None:
+    """Six requests of their own lengths, manners and seeds, more than run at a time."""
+    engine = CompiledDecoder(build(config(tied=False)), threads=1, capacity=4)
+    manners = (Sampling(temperature=0.0, repetition_penalty=8.0), Sampling(temperature=2.0, top_k=9, seed=5))
+    requests = [
+        Request(ids=tuple((n + 2 * i) % 11 for i in range(3 + 9 * n)), max_new_tokens=10 + n, sampling=manners[n % 2])
+        for n in range(6)
+    ]
+
+    def run(several: list[Request]) -> list[list[int]]:
+        batch = Batch(engine, chunk=20)
+        handles = [batch.submit(request) for request in several]
+        for _ in range(500):
+            if not batch.step():
+                break
+        assert [h.error for h in handles] == [None] * len(several)
+        batch.close()
+        return [[token.id for token in h.take()] for h in handles]
+
+    assert run(requests) == [run([request])[0] for request in requests]
+    for _ in range(4):
+        engine.open()
+    with pytest.raises(MachineError, match="4 texts are open"):
+        engine.open()
+    engine.release()
