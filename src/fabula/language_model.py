@@ -45,8 +45,8 @@ def load(
 ) -> LanguageModel:
     """The model of a run folder, a checkpoint folder or a folder of Hugging Face's format (converted in memory).
 
-    `checkpoint` is best, last or step-N of a run. `engine` is what generates: torch, compiled (a CPU; several times as
-    fast), or auto, which takes the compiled one where it can. `weights` int8 makes the compiled engine faster and a
+    `checkpoint` is best, last or step-N of a run. `engine` is what generates: torch, compiled (a CPU; faster), or
+    auto, which takes the compiled one where it can. `weights` int8 makes the compiled engine faster and a
     little less exact.
 
     When the best or last one is damaged the next one is taken, and `note` is told (a warning without it).

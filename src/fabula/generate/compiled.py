@@ -1,4 +1,4 @@
-"""A decoder on ggml, for CPUs: the same numbers as the PyTorch model, several times as fast a token at a time.
+"""A decoder on ggml, for CPUs: the numbers of the PyTorch model, sooner, a token at a time.
 
 A step is a graph of ggml's operations, made once for a number of texts, of new ids and of keys, and computed again and
 again on memory of torch's. Every text has a slot of the memory of keys and values; those that are stepped together lie
