@@ -17,6 +17,7 @@ from fabula.generate.config import Sampling
 from fabula.generate.decoding import DecoderBackend
 from fabula.generate.engine import Engine, Token
 from fabula.model.config import ModelConfig
+from fabula.model.presets import presets
 from tests.contracts.variants import VARIANTS, V, build, config
 
 CPU = Device("cpu", "float32", 1, "test")
@@ -94,6 +95,30 @@ def test_in_company_as_alone_to_the_bit(made: ModelConfig) -> None:
     one = backend(made, capacity=1)
     for request, tokens in zip(asked, together, strict=True):
         assert tokens == alone(one, request, chunk=32)
+
+
+FAMILIES = ["fabula-1m", "alexandria-9m", "nima-tiny", "lillm-39m", "gemma3-270m", "gpt2", "smollm2-135m", "qwen3-0.6b"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_of_presets(name: str) -> None:
+    """Of its real widths, two layers, few ids: batched = alone, to the bit; = streamed = uncached, id for id."""
+    preset = presets.get(name).config
+    assert isinstance(preset, ModelConfig)
+    local = {"pattern": "LG"} if preset.local.most() is not None else {}
+    made = dataclasses.replace(preset, n_layers=2, vocab_size=V, context_length=160, tied=False, **local)
+    model = build(made)
+    asked = [dataclasses.replace(r, top_logprobs=0) for r in requests(4, seed=4, most=4)]
+    batch = Batch(DecoderBackend(model, CPU, capacity=6, deterministic=True))
+    found = finished(batch, [batch.submit(r) for r in asked])
+    one = DecoderBackend(model, CPU, capacity=1, deterministic=True)
+    for request, tokens in zip(asked, found, strict=True):
+        assert tokens == alone(one, request)
+        for cached in (True, False):
+            engine = Engine(model, NEVER, CPU, cached)
+            expected = list(engine.stream(request.ids, request.max_new_tokens, request.sampling))
+            assert [t.id for t in tokens] == [t.id for t in expected]
+            assert [t.logprob for t in tokens] == pytest.approx([t.logprob for t in expected], abs=1e-3)
 
 
 def test_a_batch_is_what_the_engine_streams() -> None:
