@@ -41,6 +41,7 @@ from fabula.train.budget import Budget, parse_budget, steps_for
 from fabula.train.callbacks import Bar, Evaluate, Latest, Metrics, Samples, Settle, Watch, milestones
 from fabula.train.config import TrainConfig
 from fabula.train.guard import Guard, Holding
+from fabula.train.heap import keep_freed_memory
 from fabula.train.material import material, step_rows
 from fabula.train.objective import NextToken, SequenceToSequence
 from fabula.train.patience import Patience
@@ -96,6 +97,7 @@ def run(
     folder = RunFolder(run_folder)
     shards.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
     device = choose(config.device, config.threads)
+    keep_freed_memory()
     made = material(config, model_config, tokenizer, shards, seed, feed)
     resumed = checkpoints.newest_sound(run_folder, progress.note)
     _require_disk(folder, model_config, config)

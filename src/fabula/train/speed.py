@@ -27,6 +27,7 @@ from fabula.model.kinds import AnyConfig, AnyModel, build_model
 from fabula.progress import StopFlag
 from fabula.train.averaging import with_room
 from fabula.train.config import TrainConfig
+from fabula.train.heap import keep_freed_memory
 from fabula.train.objective import NextToken, Objective, SequenceToSequence
 from fabula.train.trainer import Trainer
 
@@ -83,6 +84,7 @@ def measure(
     stop: StopFlag,
 ) -> Speed:
     """Time steps on one batch of a run for about `seconds` (at least three steps), and the other parts once."""
+    keep_freed_memory()
     limit = min(max(seconds, _SECONDS[0]), _SECONDS[1])
     model = build_model(model_config).to(device.torch)
     rows = batch.tokens.shape[0]
