@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from fabula.cli import console, overrides
 from fabula.cli.settings import epilogue
 from fabula.cli.tables import MEMORY_HEADER, example_rows, memory_rows, translation_rows
 from fabula.config import Data, load_toml
+from fabula.distributed.launch import Launch
 from fabula.errors import InputError
 from fabula.progress import stop_on_signals
 from fabula.recipe import run_name
@@ -73,10 +75,16 @@ def _train(
     out: Annotated[Path | None, Parameter(help="the drawing of --find-lr as a page, FILE.html")] = None,
     settings: Settings = (),
 ) -> None:
-    """The stages of a recipe up to the trained model; no final evaluation."""
+    """The stages of a recipe up to the trained model; no final evaluation.
+
+    Several processes, on one machine or many, train one model: torchrun --nproc-per-node 2 -m fabula train RECIPE
+    (run and resume alike; --train.parallel says how they share the work).
+    """
     if find_lr:
         from fabula.cli import find_lr as finding
 
+        if Launch.read(os.environ) is not None:
+            raise InputError("--find-lr looks in one process: start it without torchrun")
         if fresh:
             raise InputError("--fresh removes a run, --find-lr leaves every run alone: give one of them")
         finding.find_lr(recipe, with_scale(settings, scale), name, runs, lr_steps, out, json)
@@ -95,12 +103,17 @@ def _all(recipe: Path, name: str | None, runs: Path, fresh: bool, settings: Sett
     """The stages of a recipe. Signals are heard from here; what is quickly told is told before torch is imported."""
     given = dict(overrides.split(settings))
     called = name or run_name(load_toml(recipe), recipe, given)
+    launch = Launch.read(os.environ)
     with stop_on_signals():
-        storage.refuse_if_held(runs / called)
+        if launch is None or launch.leads:
+            storage.refuse_if_held(runs / called)
         from fabula import pipeline
 
         watcher = console.Watcher()
-        return pipeline.run(recipe, given, name=name, runs=runs, fresh=fresh, progress=watcher, until=until)
+        made = pipeline.run(
+            recipe, given, name=name, runs=runs, fresh=fresh, progress=watcher, until=until, launch=launch
+        )
+        return made if launch is None or launch.leads else None
 
 
 @resume.default
@@ -112,12 +125,16 @@ def _resume(run_folder: Path, /, *, json: Json = False, settings: Settings = ())
     run_folder
         the folder of the run, for example runs/fables
     """
+    launch = Launch.read(os.environ)
     with stop_on_signals():
-        storage.refuse_if_held(run_folder)
+        if launch is None or launch.leads:
+            storage.refuse_if_held(run_folder)
         from fabula import pipeline
 
-        result = pipeline.resume(run_folder, progress=console.Watcher(), overrides=dict(overrides.split(settings)))
-    _show(result, json)
+        given = dict(overrides.split(settings))
+        result = pipeline.resume(run_folder, progress=console.Watcher(), overrides=given, launch=launch)
+    if launch is None or launch.leads:
+        _show(result, json)
 
 
 @plan.default
@@ -185,7 +202,12 @@ def _plan_lines(planned: Data) -> list[str]:
 
 
 def _show(result: Any, json: bool) -> None:
-    """The end of a run: one JSON document, or the summary table, a sample and the report's path."""
+    """The end of a run: one JSON document, or the summary table, a sample and the report's path.
+
+    Nothing where another process of the run tells it (None).
+    """
+    if result is None:
+        return
     if json:
         console.out_json(
             {

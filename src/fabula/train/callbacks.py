@@ -2,6 +2,9 @@
 
 Their order in the trainer's list is the order of their work at a step: evaluation before samples before saving, so
 that a checkpoint knows its own quality.
+
+Where several processes train together, those that write (`Metrics`, `Bar`) are the first one's alone. All have the
+others: scores are shared out, and what takes one process only is waited for.
 """
 
 from __future__ import annotations
@@ -16,12 +19,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from fabula import faults, storage
 from fabula.config import Data
 from fabula.data.loader import Loader
 from fabula.data.pairs import PairLoader
-from fabula.device import Device, peak_memory_bytes
+from fabula.device import peak_memory_bytes
 from fabula.evaluate.intrinsic import Score, score_rows
 from fabula.generate.config import GenerateConfig
 from fabula.generate.run import stream
@@ -157,12 +161,12 @@ class Settle(Callback):
         self._settled = False
 
     def on_start(self, trainer: Trainer) -> None:
-        self._began = self._before = time.perf_counter()
+        self._began = self._before = trainer.spread.now()
 
     def on_step(self, trainer: Trainer, record: StepRecord) -> None:
         if self._settled:
             return
-        now = time.perf_counter()
+        now = trainer.spread.now()
         self._paces.append(now - self._before)
         self._before = now
         elapsed = now - self._began
@@ -198,7 +202,7 @@ class Evaluate(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         # A run that was stopped at a milestone has its evaluation before it.
-        if trainer.step in self.steps and not self._written(trainer.step):
+        if trainer.step in self.steps and trainer.spread.agreed(not self._written(trainer.step), "evaluating"):
             self.evaluate(trainer)
 
     def on_step(self, trainer: Trainer, record: StepRecord) -> None:
@@ -212,11 +216,13 @@ class Evaluate(Callback):
     def evaluate(self, trainer: Trainer) -> None:
         """Score the rows and write a line of metrics; Stopped between two batches when a signal came."""
         started = time.perf_counter()
-        score = self.score(trainer.model, trainer.device, trainer.micro_rows)
+        score = self.score(trainer)
         self.seconds += time.perf_counter() - started
         self.latest.score, self.latest.score_step = score, trainer.step
         if score.bits_per_byte < self.latest.best_bits_per_byte:
             self.latest.best_bits_per_byte, self.latest.best_step = score.bits_per_byte, trainer.step
+        if not trainer.spread.group.leads:
+            return
         storage.append_json_line(
             self.path,
             {
@@ -232,15 +238,22 @@ class Evaluate(Callback):
             },
         )
 
-    def score(self, model: Any, device: Device, size: int) -> Score:
-        """The score of the fixed rows, `size` of them at once."""
+    def score(self, trainer: Trainer) -> Score:
+        """The score of the fixed rows, as many at once as steps compute; of several processes each does a part."""
+        model: Any = trainer.readable()
+        spread, size = trainer.spread, trainer.at_once
+        mine, turns = spread.deal(-(-len(self.starts) // size))
 
         def each(rows: int) -> None:
             faults.point("train.evaluating")
-            self.stop.check("evaluating")
+            spread.agree_to_stop(self.stop, "evaluating")
 
-        parts = (self.loader.rows_at(self.starts[i : i + size]) for i in range(0, len(self.starts), size))
-        return score_rows(model, parts, self.byte_lengths, device, each)
+        parts = (self.loader.rows_at(self.starts[i * size : (i + 1) * size]) for i in mine)
+        score = score_rows(model, parts, self.byte_lengths, trainer.device, each)
+        for _ in range(turns - len(mine)):
+            spread.agree_to_stop(self.stop, "evaluating")
+        nats, tokens, n_bytes = spread.sum([score.nats, score.tokens, score.bytes], "evaluating")
+        return Score(nats, int(tokens), int(n_bytes), score.documents)
 
 
 class Samples(Callback):
@@ -265,25 +278,30 @@ class Samples(Callback):
         self.newest: list[Data] = []
 
     def on_start(self, trainer: Trainer) -> None:
+        model = trainer.readable()
+        trainer.spread.group.lead(lambda: self._begin(trainer, model), "drawing samples")
+
+    def _begin(self, trainer: Trainer, model: nn.Module) -> None:
         step = trainer.step
         storage.cut_json_lines(self.path, lambda record: record["step"] <= step)
         self.newest = [r for r in storage.last_json_lines(self.path, len(self.prompts)) if r["step"] == step]
         if step in self.steps and len(self.newest) < len(self.prompts):
             # Stopped between two samples: all of them again.
             storage.cut_json_lines(self.path, lambda record: record["step"] < step)
-            self.draw(trainer)
+            self.draw(trainer, model)
 
     def on_step(self, trainer: Trainer, record: StepRecord) -> None:
         if record.step in self.steps:
-            self.draw(trainer)
+            model = trainer.readable()
+            trainer.spread.group.lead(lambda: self.draw(trainer, model), "drawing samples")
 
-    def draw(self, trainer: Trainer) -> None:
+    def draw(self, trainer: Trainer, model: nn.Module) -> None:
         """Continue every prompt; Stopped between two tokens when a signal came."""
-        assert isinstance(trainer.model, (Decoder, EncoderDecoder))
+        assert isinstance(model, (Decoder, EncoderDecoder))
         self.newest = []
         for prompt in self.prompts:
             pieces = []
-            for piece in stream(trainer.model, self.tokenizer, prompt, self.config, trainer.device):
+            for piece in stream(model, self.tokenizer, prompt, self.config, trainer.device):
                 faults.point("train.sampling")
                 self.stop.check("drawing samples")
                 pieces.append(piece)
@@ -298,7 +316,7 @@ class Samples(Callback):
             }
             if prompt in self.references:
                 line["references"] = self.references[prompt]
-            if isinstance(trainer.model, EncoderDecoder):
+            if isinstance(model, EncoderDecoder):
                 line["kind"] = "translation"
             self.newest.append(line)
             storage.append_json_line(self.path, line)

@@ -3,7 +3,7 @@ them.
 
 What is measured at the start (the time of a step, of a scored row, of a generated token, of a save) fixes the number
 of steps, the validation set and the milestones. They are stored with the first checkpoint, so a resumed run is the
-same run.
+same run. Of several processes the first one decides, writes and tells; each of the others does the same steps.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from fabula.data.mixture import Feed
 from fabula.data.pairs import PairBatch, PairLoader
 from fabula.data.shards import Shards
 from fabula.device import Device, choose, count_devices, environment, peak_memory_bytes, seed_everything
+from fabula.distributed.group import ALONE, Group
+from fabula.distributed.spread import Spread, spread
 from fabula.errors import DamagedError, PromptError
 from fabula.generate.config import GenerateConfig
 from fabula.generate.run import encode_prompt
 from fabula.model.encdec import EncoderDecoderConfig
-from fabula.model.kinds import AnyConfig, AnyModel, build_model
+from fabula.model.kinds import AnyConfig, build_model
 from fabula.plan import hardware
 from fabula.plan.estimate import utilisation
 from fabula.progress import Progress, StopFlag
@@ -91,17 +93,26 @@ def run(
     progress: Progress,
     stop: StopFlag,
     feed: Feed | None = None,
+    group: Group = ALONE,
 ) -> TrainResult:
-    """Train in a run folder, from its newest checkpoint if there is one. `facts` go into every manifest."""
+    """Train in a run folder, from its newest checkpoint if there is one. `facts` go into every manifest.
+
+    Every process of a group calls it with the same arguments.
+    """
     folder = RunFolder(run_folder)
     shards.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
-    device = choose(config.device, config.threads)
+    device = choose(config.device, config.threads or group.threads)
+    over = spread(config.parallel, group)
     made = material(config, model_config, tokenizer, shards, seed, feed)
-    resumed = checkpoints.newest_sound(run_folder, progress.note)
-    _require_disk(folder, model_config, config.keep)
+    over.check(made.rows)
+    resumed = _newest(run_folder, progress, group)
+    if group.leads:
+        _require_disk(folder, model_config, config.keep)
     seed_everything(seed)
     model = build_model(model_config).to(device.torch)
     progress.note(model.choose_path(device.name, config.isolate_documents))
+    for sentence in _company(over, config, made.rows, device):
+        progress.note(sentence)
     byte_lengths = np.array(tokenizer.byte_lengths(), dtype=np.int64)
     check_prompts(sampling, tokenizer, model_config.context_length)
     if resumed is None:
@@ -110,15 +121,17 @@ def run(
             scored = made.checker.rows_at(everything[: made.rows])
             faults.point("train.measuring")
             stop.check("measuring this machine")
-            speed = _speed(config, model_config, made.typical, scored, byte_lengths, device, stop)
+            speed = _speed(config, model_config, made.typical, scored, byte_lengths, device, stop, over)
             plan = make_plan(
                 config, model_config, speed, made.loader.n_rows, len(everything), sampling, made.row_tokens
             )
+            plan = Plan(**group.share(asdict(plan), "planning"))
         seed_everything(seed)
     else:
         state, tensors = checkpoints.trainer_state(resumed)
         with _readable(resumed):
             plan = Plan(**state["plan"])
+        checkpoints.restore_weights(model, resumed)
         changed = checkpoints.changed_environment(resumed, environment(device))
         if changed:
             progress.note(
@@ -131,6 +144,9 @@ def run(
     for sentence in (*made.notes, *mixed, *config.optimizer.notes(model_config.d_model)):
         progress.note(sentence)
 
+    model = over.wrap(model)
+    if group.rank and over.own_generators():
+        seed_everything(seed + group.rank)  # each drops out its own
     latest, watch = Latest(), Watch()
     peak, devices = hardware.peak(device), count_devices()
     flops = 3 * model_config.flops_per_token(max(1, round(made.row_tokens)))
@@ -151,16 +167,15 @@ def run(
     save = Save(marks, folder, tokenizer, config, save_facts, latest, progress, stored)
     rate = getattr(config.optimizer, "lr", 0.0)
     mirrors = Trackers(config.trackers, config.tracking, folder, rate, progress.note)
-    callbacks: list[Callback] = [
-        Holding(folder.root),
-        Metrics(folder.metrics, config.log_every, factor, plan.steps, using),
-        Guard(folder.unapplied, config.unapplied, made.loader, progress),
-        evaluate,
-        samples,
-        watch,
-        save,
-        mirrors,
-    ]
+    callbacks: list[Callback] = [evaluate, samples, watch, save]
+    if group.leads:
+        callbacks = [
+            Holding(folder.root),
+            Metrics(folder.metrics, config.log_every, factor, plan.steps, using),
+            Guard(folder.unapplied, config.unapplied, made.loader, progress),
+            *callbacks,
+            mirrors,
+        ]
     with progress.task("training", plan.steps, "steps") as task:
 
         def settle(steps: int, step_seconds: float) -> None:
@@ -195,9 +210,10 @@ def run(
             callbacks=[*callbacks, Bar(task, latest, factor)],
             skip_spikes=config.skip_spikes,
             note=progress.note,
+            spread=over,
         )
         if resumed is not None:
-            _resume(trainer, model, resumed, state, tensors, latest)
+            _resume(trainer, resumed, state, tensors, latest)
             progress.note(f"resumed from {resumed.path.name} of {plan.steps:,} steps")
         with contextlib.closing(mirrors):
             trainer.fit()
@@ -258,9 +274,31 @@ def check_prompts(sampling: GenerateConfig, tokenizer: Tokenizer, context: int) 
             )
 
 
+def _newest(run_folder: Path, progress: Progress, group: Group) -> checkpoints.Checkpoint | None:
+    """The checkpoint to go on from: the newest that is sound, as the first process finds it."""
+    group.busy("looking for checkpoints")
+    found = checkpoints.newest_sound(run_folder, progress.note) if group.leads else None
+    step = group.share(None if found is None else found.step, "looking for checkpoints")
+    return found if group.leads or step is None else checkpoints.find(run_folder, f"step-{step}")
+
+
+def _company(over: Spread, config: TrainConfig, rows: int, device: Device) -> list[str]:
+    """Who trains together, and how."""
+    group = over.group
+    if group.world == 1:
+        return []
+    threads = "as OMP_NUM_THREADS or train.threads says" if config.threads or not group.threads else "cores shared out"
+    told = [f"{group.world} processes, train.parallel = {config.parallel}; {device.threads} threads each ({threads})"]
+    if over.largest(rows) * group.world > rows > over.largest(rows):
+        told.append(
+            f"{rows:,} rows a step are not shared out evenly to {group.world} processes: up to {over.largest(rows):,} "
+            "each, and some wait; the result is the same"
+        )
+    return told
+
+
 def _resume(
     trainer: Trainer,
-    model: AnyModel,
     checkpoint: checkpoints.Checkpoint,
     state: Data,
     tensors: dict[str, Any],
@@ -268,7 +306,6 @@ def _resume(
 ) -> None:
     if state.get("steps") != trainer.steps:
         raise DamagedError(f"{checkpoint.path}: planned for {state.get('steps')} steps, the run has {trainer.steps}")
-    checkpoints.restore_weights(model, checkpoint)
     with _readable(checkpoint):
         trainer.restore(state, tensors)
         latest.restore(state["latest"])
@@ -346,12 +383,14 @@ def _speed(
     lengths: Lengths,
     device: Device,
     stop: StopFlag,
+    over: Spread | None = None,
 ) -> Speed:
     budget = parse_budget(config.budget)
     seconds = 0.03 * budget.amount if budget.unit == "seconds" else 0.0
     rows = batch.tokens.shape[0]
     micro_rows = min(rows, config.micro_rows or rows)
-    return measure(config, model_config, batch, scored, lengths, micro_rows, device, seconds, stop)
+    over = (over or Spread()).fresh()
+    return measure(config, model_config, batch, scored, lengths, micro_rows, device, seconds, stop, over)
 
 
 def settled(plan: Plan, steps: int, step_seconds: float, config: TrainConfig) -> Plan:

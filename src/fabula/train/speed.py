@@ -18,6 +18,7 @@ from fabula import storage
 from fabula.data.batch import Batch
 from fabula.data.pairs import PairBatch
 from fabula.device import Device, peak_memory_bytes, synchronize
+from fabula.distributed.spread import Spread
 from fabula.evaluate.intrinsic import score_rows
 from fabula.generate.config import GenerateConfig, Sampling
 from fabula.generate.engine import Engine
@@ -80,10 +81,12 @@ def measure(
     device: Device,
     seconds: float,
     stop: StopFlag,
+    spread: Spread | None = None,
 ) -> Speed:
     """Time steps on one batch of a run for about `seconds` (at least three steps), and the other parts once."""
     limit = min(max(seconds, _SECONDS[0]), _SECONDS[1])
-    model = build_model(model_config).to(device.torch)
+    spread = spread or Spread()
+    model = spread.wrap(build_model(model_config).to(device.torch))
     rows = batch.tokens.shape[0]
     trainer = Trainer(
         model=model,
@@ -97,26 +100,30 @@ def measure(
         clip=config.clip,
         device=device,
         stop=stop,
+        spread=spread,
     )
     times: list[float] = []
     started = time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - started < limit:
-        stop.check("measuring this machine")
+    while spread.agreed(len(times) < 3 or time.perf_counter() - started < limit, "measuring this machine"):
+        spread.check_stop(stop, "measuring this machine")
         begin = time.perf_counter()
         trainer.take_step(batch)
         synchronize(device)
         times.append(time.perf_counter() - begin)
     begin = time.perf_counter()
     # As many at once as steps compute: all of them need not fit.
-    at_once = trainer.micro_rows
+    model = spread.whole(model)
+    at_once = trainer.at_once
     parts = [scored.rows(i, i + at_once) for i in range(0, scored.tokens.shape[0], at_once)]
     score_rows(model, parts, byte_lengths, device)
-    evaluation_row = (time.perf_counter() - begin) / scored.tokens.shape[0]
+    # Of several processes each scores a part.
+    evaluation_row = (time.perf_counter() - begin) / scored.tokens.shape[0] / spread.group.world
     n_sampled = min(16, model_config.context_length - 1)
     paces = [time.perf_counter()]
     for _ in _sampled(model, device, n_sampled):
         paces.append(time.perf_counter())
     sampled_token = statistics.median(after - before for before, after in pairwise(paces))
+    spread.forget()
     # The first step also pays for allocations; the median of the others is what the run will see.
     return Speed(
         step=statistics.median(times[1:]) * (1 + config.optimizer.extra_work),
