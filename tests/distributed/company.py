@@ -21,6 +21,10 @@ class CompanyServer(ForkServer):
 
     module = __name__
 
+    def __init__(self) -> None:
+        # A store lives as long as what it is for, whoever looks at that.
+        self.stores: list[Any] = []
+
 
 class Company:
     """`world` processes in one folder; the store in which they meet is kept here, as torchrun keeps it."""
@@ -39,10 +43,9 @@ class Company:
         import torch.distributed as dist
 
         # A store of its own for every start, as after a restart; not `hosted`: rank 0 keeps it, at a port that is free.
-        self.store: Any = dist.TCPStore("127.0.0.1", 0, self.world, True, wait_for_workers=False)
-        port = self.store.port
-        if not hosted:
-            self.store, port = None, free_port()
+        if hosted:
+            self.server.stores.append(dist.TCPStore("127.0.0.1", 0, self.world, True, wait_for_workers=False))
+        port = self.server.stores[-1].port if hosted else free_port()
         return [
             self.server.start(
                 *arguments,

@@ -103,7 +103,7 @@ def _all(recipe: Path, name: str | None, runs: Path, fresh: bool, settings: Sett
     """The stages of a recipe. Signals are heard from here; what is quickly told is told before torch is imported."""
     given = dict(overrides.split(settings))
     called = name or run_name(load_toml(recipe), recipe, given)
-    launch = Launch.read(os.environ)
+    launch = _launch()
     with stop_on_signals():
         if launch is None or launch.leads:
             storage.refuse_if_held(runs / called)
@@ -116,6 +116,15 @@ def _all(recipe: Path, name: str | None, runs: Path, fresh: bool, settings: Sett
         return made if launch is None or launch.leads else None
 
 
+def _launch() -> Launch | None:
+    """The place that torchrun gave to this process."""
+    launch = Launch.read(os.environ)
+    if launch is not None:
+        # torch would print its stack before we say which process is lost. It looks when it is imported.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    return launch
+
+
 @resume.default
 def _resume(run_folder: Path, /, *, json: Json = False, settings: Settings = ()) -> None:
     """Continue a stopped run from its newest checkpoint; needs nothing but its folder.
@@ -125,7 +134,7 @@ def _resume(run_folder: Path, /, *, json: Json = False, settings: Settings = ())
     run_folder
         the folder of the run, for example runs/fables
     """
-    launch = Launch.read(os.environ)
+    launch = _launch()
     with stop_on_signals():
         if launch is None or launch.leads:
             storage.refuse_if_held(run_folder)

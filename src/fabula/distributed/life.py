@@ -87,18 +87,18 @@ class Life:
 
     def lost(self, error: BaseException) -> FabulaError:
         """The error to raise when a connection broke: who is gone is found out first, for a few seconds."""
-        began = time.monotonic()
-        before = {other: dict(heard.said) for other, heard in self._heard.items()}
-        patience = max(4 * self.interval, 1.0)
-        while time.monotonic() - began < patience:
+        until = time.monotonic() + max(4 * self.interval, 1.0)
+        before: dict[int, int] = {}
+        while time.monotonic() < until:
             try:
                 self._look_for_ends()
                 for other, heard in self._heard.items():
                     self._read(other, heard)
+                    before.setdefault(other, heard.said.get("n", -1))
             except FabulaError as found:
                 return found
             time.sleep(self.interval / 4)
-        silent = [o for o, h in self._heard.items() if h.said.get("n") == before[o].get("n")]
+        silent = [other for other, heard in self._heard.items() if heard.said.get("n", -1) == before[other]]
         if silent:
             return LostError(f"{'; '.join(self._named(other) for other in silent)} is gone; {self._here()}")
         told = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
