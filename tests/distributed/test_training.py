@@ -38,7 +38,13 @@ def go(server: CompanyServer, folder: Path, world: int, *settings: str, recipe: 
 
 
 @pytest.mark.parametrize(
-    ("world", "way"), [(2, "ddp"), (3, "ddp"), (4, "ddp"), (2, "fsdp"), (3, "fsdp"), (2, "tensor")]
+    ("world", "way"),
+    [
+        (2, "ddp"),
+        (2, "fsdp"),
+        (2, "tensor"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((3, "ddp"), (4, "ddp"), (3, "fsdp"), (3, "tensor"))),
+    ],
 )
 def test_the_loss_curve_of_one_process(
     server: CompanyServer, alone: Path, tmp_path: Path, world: int, way: str

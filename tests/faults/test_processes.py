@@ -154,7 +154,7 @@ def test_processes_that_mean_different_runs(server: CompanyServer, tmp_path: Pat
         assert not (folder / "runs").exists()
 
 
-@pytest.mark.row("P6", cases=6, nightly=50)
+@pytest.mark.row("P6", cases=3, nightly=50)
 def test_many_processes_begin_together(server: CompanyServer, tmp_path: Path, cases: int) -> None:
     """Four at once, again and again, in one folder: the first makes what there is to make, and nobody stumbles."""
     tiny.write_recipe(tmp_path)

@@ -250,21 +250,18 @@ class _Cutting(_Together):
     def __init__(self, group: Group) -> None:
         super().__init__(group)
         self._whole: _Whole | None = None
-        self._filled = False
 
     def whole(self, model: M) -> M:
         assert self._whole is not None
-        if not self._filled:
-            self.group.sum([0.0], "gathering the weights")
-            self._whole.fill(model)
-            self._filled = True
+        # From here on torch waits for the others with its own patience, so all of them must be there.
+        self.group.sum([0.0], "gathering the weights")
+        self._whole.fill(model)
         found: M = self._whole.model  # type: ignore[assignment]
         return found
 
     def forget(self) -> None:
-        if self._whole is not None and self._filled:
+        if self._whole is not None:
             self._whole.forget()
-            self._filled = False
 
 
 class Sharded(_Cutting, _ByRows):
