@@ -45,7 +45,7 @@ class Life:
         self.step, self.doing, self.busy, self.count = 0, "starting", True, 0
         self._store, self._own = connect(), connect()
         self._heard = {other: _Heard() for other in range(world) if other != rank}
-        self._ended: dict[int, dict[str, Any]] = {}
+        self._looked = 0.0
         self._done = threading.Event()
         self._beat(0)
         self._thread = threading.Thread(target=self._keep, name="fabula-life", daemon=True)
@@ -71,6 +71,9 @@ class Life:
         """LostError, naming rank, step and place, when somebody whom this process waits for will not come."""
         self._look_for_ends()
         now = time.monotonic()
+        if now - self._looked < self.timeout / 6:
+            return  # many processes would keep the store busy with asking
+        self._looked = now
         for other, heard in self._heard.items():
             self._read(other, heard)
             if now - heard.at > self.timeout:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from fabula.distributed.group import ALONE, Group
@@ -114,6 +115,10 @@ class Spread:
         """Sums over what the processes were dealt."""
         return list(values)
 
+    def work_through(self, batch: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `work` makes of a batch that all processes have, of things that do not know of each other."""
+        return work(batch)
+
     def whole(self, model: M) -> M:
         """A model to read: its weights are whole, and no other process is needed to use it."""
         return model
@@ -182,6 +187,16 @@ class _Together(Spread):
 
     def sum(self, values: Sequence[float], doing: str) -> list[float]:
         return self.group.sum(values, doing)
+
+    def work_through(self, batch: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
+        if len(batch) < self.group.world:
+            return work(batch)
+        # Each does its own and adds nothing to those of others.
+        mine = slice(self.group.rank, None, self.group.world)
+        made = torch.zeros_like(batch)
+        made[mine] = work(batch[mine])
+        self.group.add([made], "sharing out the optimizer's work")
+        return made
 
 
 class _ByRows(_Together):

@@ -57,6 +57,13 @@ class Estimating(Protocol):
     def estimate(self, count: int) -> None: ...
 
 
+@runtime_checkable
+class Dealing(Protocol):
+    """An optimizer whose work several processes may share out (see `Muon`)."""
+
+    deal: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class Unapplied:
     """Why a step was not applied, and on which rows. Norms are of the gradients before clipping."""
@@ -140,6 +147,9 @@ class Trainer:
         self.tokens = 0
         self.seconds = 0.0
         self.unapplied_in_row = 0
+        for optimizer in self.optimizers:
+            if isinstance(optimizer, Dealing):
+                optimizer.deal = self.spread.work_through
         self._peaks = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
