@@ -100,6 +100,18 @@ def test_a_time_is_turned_into_steps_by_one_clock(server: CompanyServer, tmp_pat
     assert summary["train"]["steps"] == summary["train"]["planned_steps"] > 3
 
 
+def test_an_error_of_the_first_ends_all(server: CompanyServer, alone: Path, tmp_path: Path) -> None:
+    """No room for a checkpoint: told once, by the one that writes; with room again the run goes on."""
+    tiny.write_recipe(tmp_path)
+    company = Company(server, tmp_path)
+    processes = company.start(*RUN, faults={0: "checkpoint.weights=error:ENOSPC@2"})
+    assert [p.wait() for p in processes] == [3, 3], told(processes)
+    assert processes[0].output.count("fabula: ") == 1
+    assert "fabula" not in processes[1].output
+    company.run(*RUN)
+    assert furthest(alone, tmp_path / "runs" / "tiny") < 1e-5
+
+
 def test_fewer_rows_than_processes(server: CompanyServer, tmp_path: Path) -> None:
     tiny.write_recipe(tmp_path)
     processes = Company(server, tmp_path, 3).start(*RUN, "--train.batch_tokens", "64")

@@ -137,6 +137,7 @@ class Life:
                     found = Stopped(said["message"], said["code"] - 128)
                 else:
                     found = LostError(f"rank {other} ended: {said['message']}")
+                    found.exit_code = said["code"]
                 found.told = True
                 raise found
 

@@ -84,6 +84,9 @@ class Spread:
     def before_backward(self, model: nn.Module, last: bool) -> None:
         """A backward pass of an accumulated step comes; after the `last` one the gradient is wanted."""
 
+    def meet(self, doing: str) -> None:
+        """Wait until all are here, and set the clock."""
+
     def begin(self, step: int) -> None:
         """A step is about to be computed."""
 
@@ -137,7 +140,9 @@ class _Together(Spread):
     def __init__(self, group: Group) -> None:
         super().__init__(group)
         self._now, self._stop = 0.0, 0
-        self._now = self.group.sum([time.monotonic() if group.leads else 0.0], "beginning")[0]
+
+    def meet(self, doing: str) -> None:
+        self._now = self.group.sum([time.monotonic() if self.group.leads else 0.0], doing)[0]
 
     def begin(self, step: int) -> None:
         if self.in_step:
@@ -363,7 +368,7 @@ def spread_as(like: Tensor, tensor: Tensor) -> Tensor:
 
     mesh: Any = like.device_mesh
     placements: Any = like.placements if tensor.shape == like.shape else [Replicate()] * mesh.ndim  # type: ignore[attr-defined]
-    return distribute_tensor(tensor.to(like.device), mesh, placements)
+    return distribute_tensor(tensor.to(like.device), mesh, placements, src_data_rank=None)
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

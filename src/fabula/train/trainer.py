@@ -170,6 +170,7 @@ class Trainer:
     def fit(self) -> None:
         """Train from the current step to the last one; Stopped when a signal came, after the callbacks were told."""
         group = self.spread.group
+        self.spread.meet("beginning")
         try:
             for callback in self.callbacks:
                 group.busy(type(callback).__name__.lower())
