@@ -81,9 +81,9 @@ def test_stopped_and_resumed_on_as_many(server: CompanyServer, tmp_path: Path, w
 
 
 def test_what_one_way_saved_another_goes_on_from(server: CompanyServer, alone: Path, tmp_path: Path) -> None:
-    """fsdp on two, tensor on two, ddp on three, one: the losses of a run that was never stopped."""
+    """tensor on two, fsdp on two, ddp on three, one: the losses of a run that was never stopped."""
     tiny.write_recipe(tmp_path)
-    for way, world in (("fsdp", 2), ("tensor", 2), ("ddp", 3)):
+    for way, world in (("tensor", 2), ("fsdp", 2), ("ddp", 3)):
         company = Company(server, tmp_path, world)
         processes = company.start(*RUN, "--train.parallel", way, faults={0: "train.step=signal:SIGTERM@5"})
         assert [p.wait() for p in processes] == [143] * world, told(processes)

@@ -25,7 +25,8 @@ from fabula import faults, storage
 from fabula.config import Data
 from fabula.data.loader import Loader
 from fabula.data.pairs import PairLoader
-from fabula.device import peak_memory_bytes
+from fabula.device import Device, peak_memory_bytes
+from fabula.distributed.spread import Spread
 from fabula.evaluate.intrinsic import Score, score_rows
 from fabula.generate.config import GenerateConfig
 from fabula.generate.run import stream
@@ -216,7 +217,7 @@ class Evaluate(Callback):
     def evaluate(self, trainer: Trainer) -> None:
         """Score the rows and write a line of metrics; Stopped between two batches when a signal came."""
         started = time.perf_counter()
-        score = self.score(trainer)
+        score = self.score(trainer.readable(), trainer.device, trainer.at_once, trainer.spread)
         self.seconds += time.perf_counter() - started
         self.latest.score, self.latest.score_step = score, trainer.step
         if score.bits_per_byte < self.latest.best_bits_per_byte:
@@ -238,10 +239,9 @@ class Evaluate(Callback):
             },
         )
 
-    def score(self, trainer: Trainer) -> Score:
-        """The score of the fixed rows, as many at once as steps compute; of several processes each does a part."""
-        model: Any = trainer.readable()
-        spread, size = trainer.spread, trainer.at_once
+    def score(self, model: Any, device: Device, size: int, spread: Spread | None = None) -> Score:
+        """The score of the fixed rows, `size` of them at once; of several processes each does a part."""
+        spread = spread or Spread()
         mine, turns = spread.deal(-(-len(self.starts) // size))
 
         def each(rows: int) -> None:
@@ -249,7 +249,7 @@ class Evaluate(Callback):
             spread.agree_to_stop(self.stop, "evaluating")
 
         parts = (self.loader.rows_at(self.starts[i * size : (i + 1) * size]) for i in mine)
-        score = score_rows(model, parts, self.byte_lengths, trainer.device, each)
+        score = score_rows(model, parts, self.byte_lengths, device, each)
         for _ in range(turns - len(mine)):
             spread.agree_to_stop(self.stop, "evaluating")
         nats, tokens, n_bytes = spread.sum([score.nats, score.tokens, score.bytes], "evaluating")

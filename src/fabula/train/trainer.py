@@ -459,13 +459,15 @@ class Trainer:
             scalar = value.ndim == 0 and id(parameter) not in fused
             held = value if scalar else spread_as(parameter, value.to(parameter.device))
             self.optimizers[int(index)].state[parameter][field] = held
-        # Of as many processes as before each goes on with its own generator; of others only the first does.
+        # Of as many processes as before each goes on with its own generator, of others only the first does.
         rank = self.spread.group.rank if self.spread.own_generators() else 0
         ours = f".{rank}" if rank else ""
-        if not rank or data.get("processes") == self.spread.group.world:
+        if not rank or (data.get("processes") == self.spread.group.world and f"rng.torch{ours}" in tensors):
             torch.set_rng_state(tensors[f"rng.torch{ours}"])
             if f"rng.cuda{ours}" in tensors and self.device.name == "cuda":
                 torch.cuda.set_rng_state(tensors[f"rng.cuda{ours}"])
+        else:
+            torch.manual_seed(self.step * self.spread.group.world + rank)
         version, internal, following = data["rng"]["python"]
         random.setstate((version, tuple(internal), following))
         kind, keys, place, has_gauss, gauss = data["rng"]["numpy"]
