@@ -58,14 +58,14 @@ def test_every_optimizer_in_every_way(server: Steppers, data: Path, tmp_path: Pa
     assert len({one["weights"] for one in found}) == 1
 
 
-@pytest.mark.row("P4", cases=2)
+@pytest.mark.row("P4", cases=3)
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_nan_in_one_process(server: Steppers, data: Path, tmp_path: Path, way: str) -> None:
     """All pass over the step, and hold equal weights after it."""
     (alone,) = server.steps(tmp_path, data, 1, wrong={"rank": 0, "what": "nan", "at": [3, 6]})
-    for rank in (0, 1):
-        found = server.steps(tmp_path, data, 2, way=way, wrong={"rank": rank, "what": "nan", "at": [3, 6]})
-        assert [one["unapplied"] for one in found] == [[3, 6]] * 2
+    for rank, world in ((0, 2), (1, 2), (3, 4)):
+        found = server.steps(tmp_path, data, world, way=way, wrong={"rank": rank, "what": "nan", "at": [3, 6]})
+        assert [one["unapplied"] for one in found] == [[3, 6]] * world
         assert len({one["weights"] for one in found}) == 1
         assert abs(alone["losses"][-1] - found[0]["losses"][-1]) < 1e-5
 

@@ -7,7 +7,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,16 +30,25 @@ def server() -> Iterator[CompanyServer]:
         yield made
 
 
-def straight_run(server: CompanyServer, folder: Path, world: int) -> Path:
-    tiny.write_recipe(folder)
-    Company(server, folder, world).run(*RUN)
-    return folder / "runs" / "tiny"
+class Straight:
+    """Runs of so many processes that nothing happened to, made when they are asked for."""
+
+    def __init__(self, server: CompanyServer, made: Callable[[], Path]) -> None:
+        self.server, self.made = server, made
+        self.runs: dict[int, Path] = {}
+
+    def __getitem__(self, world: int) -> Path:
+        if world not in self.runs:
+            folder = self.made()
+            tiny.write_recipe(folder)
+            Company(self.server, folder, world).run(*RUN)
+            self.runs[world] = folder / "runs" / "tiny"
+        return self.runs[world]
 
 
 @pytest.fixture(scope="module")
-def straight(server: CompanyServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two processes that nothing happened to."""
-    return straight_run(server, tmp_path_factory.mktemp("straight"), 2)
+def straight(server: CompanyServer, tmp_path_factory: pytest.TempPathFactory) -> Straight:
+    return Straight(server, lambda: tmp_path_factory.mktemp("straight"))
 
 
 @pytest.fixture(scope="module")
@@ -57,49 +66,53 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.row("P1", cases=4, nightly=30)
-def test_a_process_is_killed(server: CompanyServer, straight: Path, tmp_path: Path, cases: int) -> None:
-    """The other one ends within seconds and says who is gone; the same command goes on, to the same end."""
+def test_a_process_is_killed(server: CompanyServer, straight: Straight, tmp_path: Path, cases: int) -> None:
+    """The others end within seconds and say who is gone; the same command goes on, to the same end."""
     chance = random.Random(1)
     for case in range(cases):
         folder = tmp_path / f"case-{case}"
         folder.mkdir()
         tiny.write_recipe(folder)
-        company, victim = Company(server, folder), case % 2
+        world = 4 if case % 4 == 3 else 2
+        company, victim = Company(server, folder, world), case % 2
         # Whoever keeps the store: torchrun, or the first process, with which it goes.
         fault = f"train.step=kill@{chance.randint(2, 55)}"
         processes = company.start(*RUN, faults={victim: fault}, hosted=case % 4 < 2)
         assert processes[victim].wait() == -signal.SIGKILL, told(processes)
         began = time.monotonic()
-        assert processes[1 - victim].wait() == 3, told(processes)
+        others = [p for p in processes if p is not processes[victim]]
+        assert [p.wait() for p in others] == [3] * (world - 1), told(processes)
         assert time.monotonic() - began < 30
-        said = processes[1 - victim].output
+        said = "".join(p.output for p in others)
         assert f"rank {victim} " in said, said
         assert " at step " in said, said
         assert "is gone" in said or "was not heard of" in said, said
         company.run(*RUN)
-        assert_alike(straight, folder / "runs" / "tiny", f"case {case}")
+        assert_alike(straight[world], folder / "runs" / "tiny", f"case {case}")
         shutil.rmtree(folder)
 
 
 @pytest.mark.row("P2", cases=2, nightly=10)
-def test_a_process_hangs(server: CompanyServer, straight: Path, tmp_path: Path, cases: int) -> None:
-    """Frozen, or asleep in a step: the other gives it up in time and says who, at which step and where."""
+def test_a_process_hangs(server: CompanyServer, straight: Straight, tmp_path: Path, cases: int) -> None:
+    """Frozen, or asleep in a step: the others give it up in time and say who, at which step and where."""
     for case in range(cases):
         folder = tmp_path / f"case-{case}"
         folder.mkdir()
         tiny.write_recipe(folder)
-        company, victim = Company(server, folder), case // 2 % 2
+        world = 4 if case % 5 == 4 else 2
+        company, victim = Company(server, folder, world), case // 2 % 2
         fault = "train.step=signal:SIGSTOP@9" if case % 2 else "train.waiting=sleep:60@9"
         processes = company.start(*RUN, faults={victim: fault})
-        assert processes[1 - victim].wait(30) == 3, told(processes)
-        said = processes[1 - victim].output
+        others = [p for p in processes if p is not processes[victim]]
+        assert [p.wait(30) for p in others] == [3] * (world - 1), told(processes)
+        said = "".join(p.output for p in others)
         assert f"rank {victim} " in said, said
         assert " at step " in said, said
         assert "was not heard of" in said or "did not go on" in said, said
         processes[victim].send(signal.SIGKILL)
         processes[victim].wait()
         company.run(*RUN)
-        assert_alike(straight, folder / "runs" / "tiny", f"case {case}")
+        assert_alike(straight[world], folder / "runs" / "tiny", f"case {case}")
         shutil.rmtree(folder)
 
 
@@ -145,10 +158,11 @@ def test_processes_that_mean_different_runs(server: CompanyServer, tmp_path: Pat
         tiny.write_recipe(folder)
         setting = different[case % len(different)]
         began = time.monotonic()
-        processes = Company(server, folder).start(*RUN, more={case % 2: setting})
-        assert [p.wait() for p in processes] == [2, 2], told(processes)
+        world = 4 if case % 3 == 2 else 2
+        processes = Company(server, folder, world).start(*RUN, more={1: setting})
+        assert [p.wait() for p in processes] == [2] * world, told(processes)
         assert time.monotonic() - began < 15
-        said = processes[0].output + processes[1].output
+        said = processes[0].output
         assert f"{setting[0].removeprefix('--')} is " in said, said
         assert "in rank 1" in said, said
         assert not (folder / "runs").exists()
@@ -199,7 +213,7 @@ def test_a_launcher_that_says_too_little(
 
 
 @pytest.mark.row("P7", cases=4, nightly=10)
-def test_a_signal_to_one_process(server: CompanyServer, straight: Path, tmp_path: Path, cases: int) -> None:
+def test_a_signal_to_one_process(server: CompanyServer, straight: Straight, tmp_path: Path, cases: int) -> None:
     """All stop at the same step with one checkpoint of it, whatever they were doing, and go on to the same end."""
     places = ("train.step", "train.evaluating", "train.sampling", "train.saving", "train.waiting")
     for case in range(cases):
@@ -216,5 +230,5 @@ def test_a_signal_to_one_process(server: CompanyServer, straight: Path, tmp_path
         assert newest.step == max(steps)
         assert sum(p.output.count("stopped while") for p in processes) == 1, told(processes)
         company.run(*RUN)
-        assert_alike(straight, folder / "runs" / "tiny", f"{place}")
+        assert_alike(straight[2], folder / "runs" / "tiny", place)
         shutil.rmtree(folder)
