@@ -39,6 +39,11 @@ class Steppers(Forks):
         return [json.loads(out.read_text()) for out in outs]
 
 
+def together(found: list[dict[str, Any]]) -> list[list[Any]]:
+    """The rows that all of them computed, step by step, in the order of the processes."""
+    return [row for step in range(1, STEPS + 1) for one in found for row in one["rows"] if row[0] == step]
+
+
 def become(request: Request) -> int:
     """Take the steps."""
     import torch

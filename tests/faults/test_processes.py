@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from fabula import checkpoint, storage
+from fabula.data.shards import Shards
 from tests import tiny
 from tests.distributed.company import Company, CompanyServer, told
+from tests.distributed.steps import Steppers, together
 from tests.faults.alike import assert_alike
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and POSIX signals")
@@ -27,6 +29,12 @@ RUN = ("run", "tiny.toml", "--train.budget", "60steps", "--train.save_steps", "7
 @pytest.fixture(scope="module")
 def server() -> Iterator[CompanyServer]:
     with CompanyServer() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def steppers() -> Iterator[Steppers]:
+    with Steppers() as made:
         yield made
 
 
@@ -140,6 +148,36 @@ def test_resumed_on_other_numbers_of_processes(server: CompanyServer, alone: Pat
         ends = [storage.read_json(checkpoint.find(r, "last").path / checkpoint.TRAINER) for r in (alone, run)]
         assert ends[0]["position"] == ends[1]["position"]
         assert ends[0]["tokens"] == ends[1]["tokens"]
+
+
+@pytest.mark.row("P4", cases=3, nightly=10)
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_nan_in_one_process(steppers: Steppers, tiny_data: Shards, tmp_path: Path, way: str, cases: int) -> None:
+    """All pass over the step, and hold equal weights after it."""
+    data = tiny_data.folder
+    for case in range(cases):
+        steps = [2 + case % 5, 7]
+        rank, world = ((0, 2), (1, 2), (3, 4))[case % 3]
+        (alone,) = steppers.steps(tmp_path, data, 1, wrong={"rank": 0, "what": "nan", "at": steps})
+        found = steppers.steps(tmp_path, data, world, way=way, wrong={"rank": rank, "what": "nan", "at": steps})
+        assert [one["unapplied"] for one in found] == [steps] * world
+        assert len({one["weights"] for one in found}) == 1
+        assert abs(alone["losses"][-1] - found[0]["losses"][-1]) < 1e-5
+
+
+@pytest.mark.row("P4", cases=2, nightly=6)
+def test_no_memory_in_one_process(steppers: Steppers, tiny_data: Shards, tmp_path: Path, cases: int) -> None:
+    """All halve their rows, the step is taken again, and nothing else changes."""
+    data = tiny_data.folder
+    (alone,) = steppers.steps(tmp_path, data, 1)
+    for case in range(cases):
+        wrong = {"rank": case % 2, "what": "memory", "above": 1}
+        found = steppers.steps(tmp_path, data, 2, wrong=wrong)
+        assert [one["at_once"] for one in found] == [1, 1]
+        assert all("out of memory" in one["notes"][0] for one in found)
+        assert together(found) == alone["rows"]
+        assert max(abs(a - b) for a, b in zip(alone["losses"], found[0]["losses"], strict=True)) < 1e-5
+        assert len({one["weights"] for one in found}) == 1
 
 
 @pytest.mark.row("P5", cases=3, nightly=10)
