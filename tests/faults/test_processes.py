@@ -100,6 +100,28 @@ def test_a_process_is_killed(server: CompanyServer, straight: Straight, tmp_path
         shutil.rmtree(folder)
 
 
+@pytest.mark.row("P1", cases=1, nightly=5)
+def test_the_launcher_is_killed(server: CompanyServer, straight: Straight, tmp_path: Path, cases: int) -> None:
+    """Nobody stays behind: all save and end, and the same command goes on."""
+    for case in range(cases):
+        folder = tmp_path / f"case-{case}"
+        folder.mkdir()
+        tiny.write_recipe(folder)
+        company = Company(server, folder)
+        slow = "train.step=sleep:0.2@*"
+        processes = company.start(*RUN, faults={0: slow, 1: slow})
+        until = time.monotonic() + 30
+        while not (folder / "runs" / "tiny" / "metrics.jsonl").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        server.stores.clear()  # torchrun's store goes with it
+        assert [p.wait(30) for p in processes] == [143, 143], told(processes)
+        newest = checkpoint.last(folder / "runs" / "tiny")
+        assert newest is not None
+        company.run(*RUN)
+        assert_alike(straight[2], folder / "runs" / "tiny", f"case {case}")
+        shutil.rmtree(folder)
+
+
 @pytest.mark.row("P2", cases=2, nightly=10)
 def test_a_process_hangs(server: CompanyServer, straight: Straight, tmp_path: Path, cases: int) -> None:
     """Frozen, or asleep in a step: the others give it up in time and say who, at which step and where."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -194,4 +195,7 @@ class Life:
             try:
                 self._beat(number)
             except (RuntimeError, OSError):
-                return  # the store is gone: whoever waits notices it
+                # The store is gone, and with it whoever kept it: a launcher that was killed must not leave orphans.
+                if not self._done.is_set():
+                    self.stop.signal_number = self.stop.signal_number or signal.SIGTERM
+                return
