@@ -87,10 +87,8 @@ def test_a_process_is_killed(server: CompanyServer, straight: Straight, tmp_path
         fault = f"train.step=kill@{chance.randint(2, 55)}"
         processes = company.start(*RUN, faults={victim: fault}, hosted=case % 4 < 2)
         assert processes[victim].wait() == -signal.SIGKILL, told(processes)
-        began = time.monotonic()
         others = [p for p in processes if p is not processes[victim]]
-        assert [p.wait() for p in others] == [3] * (world - 1), told(processes)
-        assert time.monotonic() - began < 30
+        assert [p.wait(30) for p in others] == [3] * (world - 1), told(processes)
         said = "".join(p.output for p in others)
         assert f"rank {victim} " in said, said
         assert " at step " in said, said
@@ -217,11 +215,9 @@ def test_processes_that_mean_different_runs(server: CompanyServer, tmp_path: Pat
         folder.mkdir()
         tiny.write_recipe(folder)
         setting = different[case % len(different)]
-        began = time.monotonic()
         world = 4 if case % 3 == 2 else 2
         processes = Company(server, folder, world).start(*RUN, more={1: setting})
-        assert [p.wait() for p in processes] == [2] * world, told(processes)
-        assert time.monotonic() - began < 15
+        assert [p.wait(30) for p in processes] == [2] * world, told(processes)
         said = processes[0].output
         assert f"{setting[0].removeprefix('--')} is " in said, said
         assert "in rank 1" in said, said

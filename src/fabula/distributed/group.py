@@ -252,6 +252,7 @@ def same(group: Group, facts: dict[str, Any], what: str) -> None:
         more = f"; and {len(wrong) - 6} more" if len(wrong) > 6 else ""
         error = InputError(f"the processes of this run differ in {what}: {'; '.join(wrong[:6])}{more}")
         error.told = not group.leads
+        group.sum([0.0], f"comparing {what}")  # all have seen it before the first one leaves
         raise error
 
 

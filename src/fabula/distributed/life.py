@@ -116,11 +116,14 @@ class Life:
         self._done.set()
         if error is not None:
             code = error.exit_code if isinstance(error, FabulaError) else 1
+            silent = isinstance(error, FabulaError) and error.told
             told = str(error).strip() or type(error).__name__
             with contextlib.suppress(RuntimeError, OSError):
                 self._store.set(
                     f"ended/{self.rank}",
-                    json.dumps({"message": told, "code": code, "stopped": isinstance(error, Stopped)}),
+                    json.dumps(
+                        {"message": told, "code": code, "stopped": isinstance(error, Stopped), "told": not silent}
+                    ),
                 )
                 self._store.add("ended", 1)
         self._thread.join(timeout=2 * self.interval)
@@ -139,7 +142,7 @@ class Life:
                 else:
                     found = LostError(f"rank {other} ended: {said['message']}")
                     found.exit_code = said["code"]
-                found.told = True
+                found.told = said["told"]
                 raise found
 
     def _read(self, other: int, heard: _Heard) -> None:
