@@ -205,7 +205,7 @@ def test_processes_that_mean_different_runs(server: CompanyServer, tmp_path: Pat
     """Refused at once with what differs, and nothing is made."""
     different = [
         ("--train.clip", "0.5"),
-        ("--seed", "7"),
+        ("--corpus.documents", "61"),
         ("--train.optimizer.lr", "0.01"),
         ("--model.n_layers", "3"),
         ("--train.parallel", "fsdp"),
