@@ -58,14 +58,13 @@ def bpe(pairs: Iterable[tuple[int, int]], cut: cuts.Cut) -> Tokenizer:
 
     In the pairs a byte is its own number and the i-th merge makes the number 256 + i.
     """
+    pairs = list(pairs)
     tokens = [_LETTERS[byte] for byte in range(N_BYTES)]
     raw = [bytes([byte]) for byte in range(N_BYTES)]
-    merges = []
     for left, right in pairs:
-        pair = tokens[left], tokens[right]
-        merges.append(pair)
-        tokens.append(pair[0] + pair[1])
+        tokens.append(tokens[left] + tokens[right])
         raw.append(raw[left] + raw[right])
+    merges = [(tokens[left], tokens[right]) for left, right in pairs]
     return _of_bytes(tokens[N_BYTES:], merges, cut, whole=False, table=[*_FIRST, *raw[N_BYTES:]])
 
 

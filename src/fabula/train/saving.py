@@ -15,6 +15,7 @@ from fabula.model.decoder import Decoder
 from fabula.model.encdec import EncoderDecoder
 from fabula.progress import Progress
 from fabula.tokenizer.base import Tokenizer
+from fabula.train.averaging import Average
 from fabula.train.callbacks import Latest
 from fabula.train.config import TrainConfig
 from fabula.train.trainer import Callback, StepRecord, Trainer
@@ -38,7 +39,9 @@ class Save(Callback):
         latest: Latest,
         progress: Progress,
         plan: Data,
+        average: Average | None = None,
     ) -> None:
+        self.average = average or Average()
         self.plan = plan  # stored with the state, so that a resumed run is the same run
         self.steps, self.run, self.tokenizer, self.config = steps, run, tokenizer, config
         self.facts, self.latest, self.progress = facts, latest, progress
@@ -78,6 +81,11 @@ class Save(Callback):
         Of several processes all bring together what there is, and the first one writes.
         """
         faults.point("train.saving")
+        # Where a mean of weights is kept, it is the model of the checkpoint; the weights are then kept beside it.
+        with self.average.shown(trainer):
+            return self._publish(trainer)
+
+    def _publish(self, trainer: Trainer) -> checkpoints.Checkpoint | None:
         began, now = time.monotonic(), trainer.spread.now()
         model = trainer.readable()
         data, tensors = trainer.state()
@@ -97,6 +105,8 @@ class Save(Callback):
         data["latest"] = self.latest.to_data()
         measured = self.latest.score if self.latest.score_step == trainer.step else None
         facts = {**self.facts, "bits_per_byte": measured.bits_per_byte if measured else None}
+        if self.average.config.keeps:
+            facts["weights"] = self.average.weights
         assert isinstance(model, (Decoder, EncoderDecoder))
         try:
             # What the checkpoint's step has told must be as durable as the checkpoint itself.

@@ -40,6 +40,8 @@ from fabula.train.spikes import Spikes
 
 # Gradients that are named when a step is not applied.
 _NAMED = 20
+# What a callback's tensors are named after in a checkpoint, before the name of its class.
+_OF_A_CALLBACK = "callback."
 
 
 class BatchSource(Protocol):
@@ -112,6 +114,13 @@ class Callback:
 
     def restore(self, state: Data) -> None:
         """Continue from what `state` returned."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What of it belongs into a checkpoint as tensors, by any names of its own."""
+        return {}
+
+    def restore_tensors(self, trainer: Trainer, tensors: dict[str, Tensor]) -> None:
+        """Continue from what `tensors` returned; weights and `restore` come before."""
 
 
 class Trainer:
@@ -407,15 +416,20 @@ class Trainer:
             for kind in ("rng.torch", "rng.cuda"):
                 for rank, drawn in enumerate(group.gather_tensor(tensors[kind], "saving") if kind in tensors else []):
                     tensors[f"{kind}.{rank}" if rank else kind] = drawn
+
+        def keep(name: str, value: Tensor) -> None:
+            """Those of a spread model are gathered one by one, and are whole in the first process alone."""
+            entire = whole(value)
+            if group.leads:
+                tensors[name] = entire.cpu() if self.spread.in_step else entire
+
         for index, optimizer in enumerate(self.optimizers):
             for parameter, state in optimizer.state.items():
                 for key, value in state.items():
-                    entire = whole(torch.as_tensor(value))
-                    if group.leads:
-                        # Those of a spread model are gathered one by one, and are whole in the first process alone.
-                        tensors[f"{index}.{names[id(parameter)]}.{key}"] = (
-                            entire.cpu() if self.spread.in_step else entire
-                        )
+                    keep(f"{index}.{names[id(parameter)]}.{key}", torch.as_tensor(value))
+        for callback in self.callbacks:
+            for name, value in callback.tensors().items():
+                keep(f"{_OF_A_CALLBACK}{type(callback).__name__}.{name}", value)
         kind, keys, place, has_gauss, gauss = np.random.get_state()
         version, internal, following = random.getstate()
         data: Data = {
@@ -449,7 +463,7 @@ class Trainer:
         # Fused optimizers count their steps where the parameters are, the others on the CPU.
         fused = {id(p) for o in self.optimizers for g in o.param_groups if g.get("fused") for p in g["params"]}
         for key, value in tensors.items():
-            if key.startswith("rng."):
+            if key.startswith(("rng.", _OF_A_CALLBACK)):
                 continue
             index, _, rest = key.partition(".")
             name, _, field = rest.rpartition(".")
@@ -459,6 +473,10 @@ class Trainer:
             scalar = value.ndim == 0 and id(parameter) not in fused
             held = value if scalar else spread_as(parameter, value.to(parameter.device))
             self.optimizers[int(index)].state[parameter][field] = held
+        for callback in self.callbacks:
+            owner = f"{_OF_A_CALLBACK}{type(callback).__name__}."
+            own = {key.removeprefix(owner): value for key, value in tensors.items() if key.startswith(owner)}
+            callback.restore_tensors(self, own)
         # Of as many processes as before each goes on with its own generator, of others only the first does.
         rank = self.spread.group.rank if self.spread.own_generators() else 0
         ours = f".{rank}" if rank else ""
