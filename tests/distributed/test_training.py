@@ -67,9 +67,9 @@ def test_the_loss_curve_of_one_process(
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp", "tensor"])
 def test_stopped_and_resumed_on_as_many(server: CompanyServer, tmp_path: Path, way: str) -> None:
-    """With dropout, whose draws differ between processes, and a mean of weights: bit-identical with a run that was never
-    stopped."""
-    recipe = tiny.RECIPE.replace("[train]\n", f'dropout = 0.1\n\n[train]\nparallel = "{way}"\naverage = {{ kind = "ema" }}\n')
+    """With dropout, whose draws differ between processes, and a mean of weights: bit-identical all the same."""
+    settings = f'parallel = "{way}"\naverage = {{ kind = "ema" }}'
+    recipe = tiny.RECIPE.replace("[train]\n", f"dropout = 0.1\n\n[train]\n{settings}\n")
     straight = go(server, tmp_path / "straight", 2, recipe=recipe)
     folder = tmp_path / "stopped"
     folder.mkdir()
