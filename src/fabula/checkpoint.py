@@ -275,6 +275,7 @@ def changed_environment(checkpoint: Checkpoint, present: Data) -> list[str]:
         "processes",
         "device",
         "dtype",
+        "compiled",
         "cpu",
         "python",
         "fabula",
