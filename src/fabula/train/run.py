@@ -446,7 +446,8 @@ def _company(over: Spread, config: TrainConfig, rows: int, device: Device) -> li
     group = over.group
     if group.world == 1:
         return []
-    threads = "as OMP_NUM_THREADS or train.threads says" if config.threads or not group.threads else "cores shared out"
+    shared = group.threads and config.threads == group.threads
+    threads = "cores shared out" if shared else "as OMP_NUM_THREADS or train.threads says"
     told = [f"{group.world} processes, train.parallel = {config.parallel}; {device.threads} threads each ({threads})"]
     if over.largest(rows) * group.world > rows > over.largest(rows):
         told.append(
