@@ -10,11 +10,10 @@ trained is ever replaced silently: another recipe in the same run folder is refu
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ from fabula.corpus.run import Corpus, with_stated
 from fabula.data import run as data_stage
 from fabula.data.packing import Packing, figures
 from fabula.data.shards import FORMAT, Shards, dtype_for
+from fabula.defaults import request
+from fabula.defaults import run as defaults_stage
 from fabula.device import Device, versions
 from fabula.distributed.group import ALONE, Group, joined, same
 from fabula.distributed.launch import Launch
@@ -102,11 +103,15 @@ def run(
 ) -> RunResult:
     """Every stage of a recipe; a stopped run is continued, what is up to date is skipped.
 
+    `path` is a recipe (.toml) or whatever `corpus.source` may be: then the rest is chosen for that text, each choice is
+    told with its reason, and the same call again goes on with what was chosen.
+
     `fresh` removes an older run of that name first. `until="train"` leaves out evaluation. `prepared` are other run
     folders whose tokenizer and data are taken over where they are what this recipe would make. `launch` is this
     process's place among several that train together; to all but the first one the result tells the folder alone.
     """
-    loaded = load(path, overrides, name)
+    watcher = progress or Silent()
+    loaded = load_or_choose(path, overrides, name, runs=None if fresh else Path(runs), progress=watcher)
     folder = RunFolder(Path(runs) / loaded.name)
     if (folder.root / COMPARISON).exists():
         raise InputError(f"{folder.root} holds a comparison; choose another --name")
@@ -120,7 +125,6 @@ def run(
         known = any(p.exists() for p in (folder.log, folder.recipe, folder.root / storage.LOCK))
         if any(folder.root.iterdir()) and not known:
             raise InputError(f"{folder.root} is not a run folder and is not removed; choose another --name")
-    watcher = progress or Silent()
     with stop_on_signals() as stop, _together(loaded, launch, stop) as group:
         if not group.leads:
             return _follow(loaded, folder, group, stop)
@@ -137,6 +141,47 @@ def load(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None, name
     """A recipe with overrides of any type laid on top; ConfigError with every problem."""
     given = [(key, _as_text(value)) for key, value in (overrides or {}).items()]
     return recipe.load(Path(path), [*given, ("name", name)] if name else given)
+
+
+def load_or_choose(
+    path: str | os.PathLike[str],
+    overrides: Mapping[str, Any] | None,
+    name: str | None = None,
+    *,
+    runs: Path | None = None,
+    progress: Progress | None = None,
+) -> Recipe:
+    """A recipe, or the one that the defaults make for a text; ConfigError with every problem.
+
+    A run among `runs` that was asked for in the same words has its recipe already: nothing is measured again.
+    """
+    source = os.fspath(path)
+    if not request.is_text(source):
+        return load(path, overrides, name)
+    given = [(key, _as_text(value)) for key, value in (overrides or {}).items()]
+    asked = request.asked(source, [(key, value) for key, value in given if not _is_incidental(key)])
+    called = name or dict(given).get("name") or request.name_of(source)
+    there = None if runs is None else RunFolder(runs / called).recipe
+    if there is not None and there.is_file():
+        stored = recipe.load(there, [(key, value) for key, value in given if _is_incidental(key)])
+        if stored.rules.get(request.ASKED) == asked:
+            return replace(stored, name=called)
+    made = defaults_stage.run(source, given, name=called, progress=progress)
+    return replace(made, rules={request.ASKED: asked, **made.rules})
+
+
+def choices(loaded: Recipe) -> list[Data]:
+    """What was chosen for a text: name, value and reason of each; nothing where a recipe was given."""
+    if request.ASKED not in loaded.rules:
+        return []
+    found = {name: loaded.rules[name].partition(": ") for name in request.CHOSEN if name in loaded.rules}
+    return [{"name": name, "value": value, "reason": reason} for name, (value, _, reason) in found.items()]
+
+
+def told(chosen: Sequence[Data]) -> list[str]:
+    """Choices as lines, their columns below each other."""
+    widths = [max((len(row[part]) for row in chosen), default=0) for part in ("name", "value")]
+    return [f"{row['name'].ljust(widths[0])}  {row['value'].ljust(widths[1])}  {row['reason']}" for row in chosen]
 
 
 def prepare(
@@ -186,7 +231,7 @@ def resume(
     if not folder.recipe.exists():
         raise InputError(f"{folder.root} is not a run folder: it has no {folder.recipe.name}")
     given = [(key, _as_text(value)) for key, value in (overrides or {}).items()]
-    refused = [key for key, _ in given if not key.startswith("train.") or key.split(".")[1] not in _INCIDENTAL]
+    refused = [key for key, _ in given if not _is_incidental(key)]
     if refused:
         allowed = ", ".join(f"train.{name}" for name in _INCIDENTAL)
         raise InputError(f"{', '.join(refused)}: a resumed run is the same run; only {allowed} may change")
@@ -266,14 +311,12 @@ def plan(
     `memory`: the table of memory by rows at once and number format as well, each tried in a process of its own.
     """
     watcher = progress or Silent()
-    loaded = load(path, overrides)
+    loaded = load_or_choose(path, overrides, progress=watcher)
     corpus = Corpus(loaded.corpus)
     size = corpus.training_bytes()
-    wanted = loaded.tokenizer.vocab_size
-    vocab, rule = tokenizer_stage.auto_vocab_size(size) if wanted == "auto" else (wanted, "given")
+    vocab, rule = tokenizer_stage.wanted_size(loaded.tokenizer, size)
     preset, model = recipe.model_config(loaded, vocab)
-    # Byte-level BPE of these sizes cuts European text into pieces of 3.2 (2,048) to 4.0 bytes (8,192): docs/log.md.
-    token_bytes = 3.2 + 0.4 * max(0.0, math.log2(vocab / 2048))
+    token_bytes = tokenizer_stage.bytes_per_token(vocab)
     epoch_tokens, pair_tokens = int(size * corpus.times_read() / token_bytes), (0.0, 0.0)
     longest = (0, model.context_length)
     if loaded.corpus.pair is not None:
@@ -313,13 +356,13 @@ def plan(
         ),
         machine,
     )
-    rules = {"tokenizer.vocab_size": rule, **made.rules}
+    rules = {"tokenizer.vocab_size": rule or "given", **loaded.rules, **made.rules}
     facts = {"preset": preset, "vocab_size": vocab, "corpus_bytes": size, "epoch_tokens": epoch_tokens, "rules": rules}
     if packed:
         facts["packing"] = packed
     if memory:
         facts["memory_table"] = _memory_table(loaded, model, made.batch_rows, longest, device, watcher)
-    return {**facts, **planned.to_data(), "notes": corpus.notes()}
+    return {**facts, **planned.to_data(), "choices": choices(loaded), "notes": corpus.notes()}
 
 
 def _packed(kind: Packing, sizes: list[int], token_bytes: float, context: int) -> Data:
@@ -385,6 +428,8 @@ class _Pipeline:
         """All stages."""
         self._sweep()
         new = not self.folder.recipe.exists() and not self.folder.log.exists()
+        for line in told(choices(self.recipe)):
+            self.progress.note(line)
         if checkpoint.last(self.folder.root) is None:
             # So that `resume` knows what to do with what a killed process leaves.
             storage.write_text(self.folder.recipe, config.dump_toml(to_data(self.recipe)))
@@ -786,6 +831,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
             yield from differences(was, now, f"{prefix}{name}.")
         elif was != now:
             yield f"{prefix}{name}", was, now
+
+
+def _is_incidental(key: str) -> bool:
+    """Whether a setting, by its dotted name, changes how a run is done and not what comes out of it."""
+    section, _, name = key.replace("-", "_").partition(".")
+    return section == "train" and name.split(".")[0] in _INCIDENTAL
 
 
 def _as_text(value: Any) -> str:

@@ -61,8 +61,15 @@ def test_a_slower_machine_gets_fewer() -> None:
 
 
 def test_a_good_plan_stays() -> None:
+    for pace in (0.95, 1.01):
+        run, told = steps_taken(planned=100, pace=pace)
+        assert (run.steps, told) == (100, [(100, 1.0)])
+
+
+def test_being_late_is_borne_less_than_being_early() -> None:
     run, told = steps_taken(planned=100, pace=1.05)
-    assert (run.steps, told) == (100, [(100, 1.0)])
+    assert told == [(95, pytest.approx(1.05))]
+    assert run.now - 100 <= 100
 
 
 def test_a_plan_far_too_short_is_not_the_end() -> None:

@@ -232,7 +232,7 @@ class Replicated(_ByRows):
 
     torch's DistributedDataParallel hooks into `forward`, means over processes and wants the same parameters used in
     all of them; here the objective decides what is called, sums are sums, and rows may be shared out unevenly
-    (decision 0019).
+    (decision 0024).
     """
 
     def add_gradients(self, parameters: Sequence[nn.Parameter]) -> None:

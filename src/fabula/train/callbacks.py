@@ -152,10 +152,11 @@ class Settle(Callback):
 
     What was measured before the run may have met a busy moment of the machine. After `share` of the time (a minute at
     most) the steps that fit the time left are counted again, at the median pace so far. `apply` is told the steps and
-    the seconds of one: those of the plan when they are less than `tolerance` apart. Then the number stays.
+    the seconds of one: those of the plan where it would end at most `early` or `late` parts of it before or after its
+    time. Then the number stays.
     """
 
-    share, most, tolerance = 0.15, 60.0, 0.1
+    share, most, early, late = 0.15, 60.0, 0.1, 0.02
 
     def __init__(self, seconds: float, planned: float, apply: Callable[[int, float], None], extra: float = 0.0) -> None:
         # `extra`: what now and then comes on top of the usual step, as a share of its time.
@@ -180,7 +181,7 @@ class Settle(Callback):
         self._settled = True
         pace = statistics.median(self._paces) * (1 + self.extra)
         steps = record.step + max(1, int((self.seconds - elapsed) / pace))
-        if abs(steps / trainer.steps - 1) <= self.tolerance:
+        if -self.late <= steps / trainer.steps - 1 <= self.early:
             steps, pace = trainer.steps, self.planned
         trainer.steps = steps
         self.apply(steps, pace)
