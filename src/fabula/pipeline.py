@@ -1,5 +1,8 @@
 """The stages of a recipe in order: corpus, tokenizer, data, train, evaluate, report. What is up to date is skipped.
 
+Where a launcher has started several processes, they train together: the first one does everything else, and the others
+wait for it (`_follow`).
+
 A stage is up to date when the hash of its settings and inputs is the one with which it was done. Nothing that was
 trained is ever replaced silently: another recipe in the same run folder is refused with the settings that differ.
 """
@@ -25,7 +28,9 @@ from fabula.data.packing import Packing, figures
 from fabula.data.shards import FORMAT, Shards, dtype_for
 from fabula.defaults import request
 from fabula.defaults import run as defaults_stage
-from fabula.device import Device
+from fabula.device import Device, versions
+from fabula.distributed.group import ALONE, Group, joined, same
+from fabula.distributed.launch import Launch
 from fabula.energy.account import Account
 from fabula.errors import DamagedError, DivergedError, FabulaError, InputError, MachineError, Stopped
 from fabula.evaluate import run as evaluate_stage
@@ -62,6 +67,8 @@ _INCIDENTAL = (
     "save_minutes",
     "save_steps",
     "failed_save",
+    "parallel",
+    "peer_timeout",
     "trackers",
     "tracking",
 )
@@ -92,6 +99,7 @@ def run(
     progress: Progress | None = None,
     until: str | None = None,
     prepared: Sequence[Path] = (),
+    launch: Launch | None = None,
 ) -> RunResult:
     """Every stage of a recipe; a stopped run is continued, what is up to date is skipped.
 
@@ -99,7 +107,8 @@ def run(
     told with its reason, and the same call again goes on with what was chosen.
 
     `fresh` removes an older run of that name first. `until="train"` leaves out evaluation. `prepared` are other run
-    folders whose tokenizer and data are taken over where they are what this recipe would make.
+    folders whose tokenizer and data are taken over where they are what this recipe would make. `launch` is this
+    process's place among several that train together; to all but the first one the result tells the folder alone.
     """
     watcher = progress or Silent()
     loaded = load_or_choose(path, overrides, name, runs=None if fresh else Path(runs), progress=watcher)
@@ -116,12 +125,16 @@ def run(
         known = any(p.exists() for p in (folder.log, folder.recipe, folder.root / storage.LOCK))
         if any(folder.root.iterdir()) and not known:
             raise InputError(f"{folder.root} is not a run folder and is not removed; choose another --name")
-    with stop_on_signals() as stop, storage.lock(folder.root):
-        stop.check("starting")
-        if fresh:
-            _clear(folder)
-        with _Pipeline(loaded, folder, watcher, stop, prepared) as made:
-            return made.run(corpus, until)
+    with stop_on_signals() as stop, _together(loaded, launch, stop) as group:
+        if not group.leads:
+            return _follow(loaded, folder, group, stop)
+        group.busy("preparing")
+        with storage.lock(folder.root):
+            stop.check("starting")
+            if fresh:
+                _clear(folder)
+            with _Pipeline(loaded, folder, watcher, stop, prepared, group) as made:
+                return made.run(corpus, until)
 
 
 def load(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None, name: str | None = None) -> Recipe:
@@ -211,8 +224,9 @@ def resume(
     *,
     progress: Progress | None = None,
     overrides: Mapping[str, Any] | None = None,
+    launch: Launch | None = None,
 ) -> RunResult:
-    """Continue a stopped run from its newest checkpoint; needs nothing but its folder."""
+    """Continue a stopped run from its newest checkpoint; needs nothing but its folder. `launch` is as in `run`."""
     folder = RunFolder(Path(run_folder))
     if not folder.recipe.exists():
         raise InputError(f"{folder.root} is not a run folder: it has no {folder.recipe.name}")
@@ -224,10 +238,66 @@ def resume(
     loaded = recipe.load(folder.recipe, given)
     trackers.require(loaded.train.trackers)
     place(loaded.train)
-    with stop_on_signals() as stop, storage.lock(folder.root):
-        stop.check("starting")
-        with _Pipeline(loaded, folder, progress or Silent(), stop) as made:
-            return made.resume()
+    with stop_on_signals() as stop, _together(loaded, launch, stop) as group:
+        if not group.leads:
+            return _follow(loaded, folder, group, stop)
+        group.busy("preparing")
+        with storage.lock(folder.root):
+            stop.check("starting")
+            with _Pipeline(loaded, folder, progress or Silent(), stop, group=group) as made:
+                return made.resume()
+
+
+@contextlib.contextmanager
+def _together(loaded: Recipe, launch: Launch | None, stop: StopFlag) -> Iterator[Group]:
+    """The group of this run's processes; InputError, with what differs, unless all mean the same run."""
+    with joined(launch, loaded.train.peer_timeout, loaded.train.device, stop) as group:
+        if group.world > 1:
+            same(group, {**_flat(to_data(loaded)), **versions()}, "recipe or versions")
+        yield group
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> Data:
+    """Nested tables as one, by dotted names."""
+    found: Data = {}
+    for name, value in data.items():
+        found.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+    return found
+
+
+def _follow(loaded: Recipe, folder: RunFolder, group: Group, stop: StopFlag) -> RunResult:
+    """What a process does that is not the first: wait for text, tokenizer and data, and train."""
+    told = group.share(None, "waiting for tokenizer and data")
+    if told["train"]:
+        if not folder.data.is_dir():
+            raise InputError(
+                f"rank {group.rank} does not see {folder.root.absolute()}: all processes of a run need the folder of "
+                "runs on a disk that they share"
+            )
+        tokenizer, shards = Tokenizer.load(folder.tokenizer), Shards(folder.data)
+        same(group, _learnt_from(tokenizer, shards), "tokenizer or data")
+        _, model = recipe.model_config(loaded, tokenizer.vocab_size)
+        train_stage.run(
+            loaded.train,
+            model,
+            tokenizer,
+            shards,
+            folder.root,
+            seed=loaded.seed,
+            sampling=loaded.generate,
+            facts={},
+            progress=Silent(),
+            stop=stop,
+            feed=recipe.feed(loaded),
+            group=group,
+        )
+    # What follows the training is the first one's alone.
+    group.share(None, "ending")
+    return RunResult(folder.root, {}, {}, [], folder.root)
+
+
+def _learnt_from(tokenizer: Tokenizer, shards: Shards) -> Data:
+    return {"tokenizer": tokenizer.fingerprint, "data": storage.hash_file(shards.folder / storage.MANIFEST)}
 
 
 def plan(
@@ -336,7 +406,9 @@ class _Pipeline:
         progress: Progress,
         stop: StopFlag,
         prepared: Sequence[Path] = (),
+        group: Group = ALONE,
     ) -> None:
+        self.group = group
         self.recipe, self.folder, self.stop, self.prepared = loaded, folder, stop, prepared
         self.progress = Logged(progress, folder.log)
         self.stages = Stages.of(folder)
@@ -526,11 +598,16 @@ class _Pipeline:
             before = storage.read_json(self.folder.summary) if self.folder.summary.exists() else {}
             self.summary["train"] = before.get("train", {})
             self.summary["environment"] = newest.manifest["environment"]
+            self.group.share({"train": False}, "telling the others what there is to do")
             self.stages.skip("train", _ended(self.summary["train"], newest.step))
             samples = [r for r in storage.read_json_lines(self.folder.samples) if r["step"] == newest.step]
         else:
-            with self.energy.stage("train"):
+            self.group.share({"train": True}, "telling the others what there is to do")
+            if self.group.world > 1:
+                same(self.group, _learnt_from(tokenizer, shards), "tokenizer or data")
+            with self.energy.stage("train", self.group.world, self.group.machines):
                 samples = self._train(preset, model, tokenizer, shards, key, inputs)
+        self.group.share(None, "ending")
         evaluation: Data = {}
         if until != "train":
             with self.energy.stage("evaluate"):
@@ -567,6 +644,7 @@ class _Pipeline:
                 progress=self.progress,
                 stop=self.stop,
                 feed=recipe.feed(self.recipe),
+                group=self.group,
             )
         except Stopped as error:
             self._leave("stopped")

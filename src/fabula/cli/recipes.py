@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from fabula.cli.settings import epilogue
 from fabula.cli.tables import MEMORY_HEADER, example_rows, memory_rows, translation_rows
 from fabula.config import Data, load_toml
 from fabula.defaults.request import is_text, name_of
+from fabula.distributed.launch import Launch
 from fabula.errors import InputError
 from fabula.progress import stop_on_signals
 from fabula.recipe import run_name
@@ -91,10 +93,16 @@ def _train(
     out: Annotated[Path | None, Parameter(help="the drawing of --find-lr as a page, FILE.html")] = None,
     settings: Settings = (),
 ) -> None:
-    """The stages of a recipe up to the trained model; no final evaluation."""
+    """The stages of a recipe up to the trained model; no final evaluation.
+
+    Several processes, on one machine or many, train one model: torchrun --nproc-per-node 2 -m fabula train RECIPE
+    (run and resume alike; --train.parallel says how they share the work).
+    """
     if find_lr:
         from fabula.cli import find_lr as finding
 
+        if Launch.read(os.environ) is not None:
+            raise InputError("--find-lr looks in one process: start it without torchrun")
         if fresh:
             raise InputError("--fresh removes a run, --find-lr leaves every run alone: give one of them")
         if is_text(recipe):
@@ -131,16 +139,35 @@ def _with(settings: Settings, scale: str | None, budget: str | None, compiled: s
 def _all(recipe: str, name: str | None, runs: Path, fresh: bool, settings: Settings, until: str | None) -> Any:
     """The stages of a recipe. Signals are heard from here; what is quickly told is told before torch is imported."""
     given = dict(overrides.split(settings))
+    launch = _launch()
     if is_text(recipe):
+        if launch is not None:
+            raise InputError(
+                f"{recipe} is a text: choices are measured by one process. Begin without torchrun; its recipe.toml "
+                "is then a recipe for several processes"
+            )
         called = name or given.get("name") or name_of(recipe)
     else:
         called = name or run_name(load_toml(Path(recipe)), Path(recipe), given)
     with stop_on_signals():
-        storage.refuse_if_held(runs / called)
+        if launch is None or launch.leads:
+            storage.refuse_if_held(runs / called)
         from fabula import pipeline
 
         watcher = console.Watcher()
-        return pipeline.run(recipe, given, name=name, runs=runs, fresh=fresh, progress=watcher, until=until)
+        made = pipeline.run(
+            recipe, given, name=name, runs=runs, fresh=fresh, progress=watcher, until=until, launch=launch
+        )
+        return made if launch is None or launch.leads else None
+
+
+def _launch() -> Launch | None:
+    """The place that torchrun gave to this process."""
+    launch = Launch.read(os.environ)
+    if launch is not None:
+        # torch would print its stack before we say which process is lost. It looks when it is imported.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    return launch
 
 
 @resume.default
@@ -152,12 +179,16 @@ def _resume(run_folder: Path, /, *, json: Json = False, settings: Settings = ())
     run_folder
         the folder of the run, for example runs/fables
     """
+    launch = _launch()
     with stop_on_signals():
-        storage.refuse_if_held(run_folder)
+        if launch is None or launch.leads:
+            storage.refuse_if_held(run_folder)
         from fabula import pipeline
 
-        result = pipeline.resume(run_folder, progress=console.Watcher(), overrides=dict(overrides.split(settings)))
-    _show(result, json)
+        given = dict(overrides.split(settings))
+        result = pipeline.resume(run_folder, progress=console.Watcher(), overrides=given, launch=launch)
+    if launch is None or launch.leads:
+        _show(result, json)
 
 
 @plan.default
@@ -232,7 +263,12 @@ def _plan_lines(planned: Data) -> list[str]:
 
 
 def _show(result: Any, json: bool) -> None:
-    """The end of a run: one JSON document, or the summary table, a sample and the report's path."""
+    """The end of a run: one JSON document, or the summary table, a sample and the report's path.
+
+    Nothing where another process of the run tells it (None).
+    """
+    if result is None:
+        return
     if json:
         console.out_json(
             {
