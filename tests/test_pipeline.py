@@ -14,6 +14,7 @@ import pytest
 from fabula import checkpoint, pipeline, storage
 from fabula.errors import DamagedError, FabulaError, InputError, SourceError, Stopped
 from fabula.progress import Silent
+from fabula.storage.folders import seal
 from fabula.train.speed import Speed
 from fabula.train.trainer import Trainer
 from tests import tiny
@@ -393,3 +394,24 @@ def test_a_stride_longer_than_the_context_is_told_before_training(tmp_path: Path
     with pytest.raises(InputError, match="stride"):
         pipeline.run(tiny.write_recipe(tmp_path), {"evaluate.stride": 33, "train.budget": "2steps"}, runs=tmp_path)
     assert not (tmp_path / "tiny" / "checkpoints").exists()
+
+
+def test_a_run_of_before_there_was_a_setting_goes_on(copied_run: Path, tmp_path: Path) -> None:
+    """Whatever section the setting came into: at its default the run is the same one, otherwise it is told alone."""
+    for made in checkpoint.checkpoints(copied_run):
+        inputs = made.manifest["train_inputs"]
+        del inputs["generate"]["lookup"], inputs["generate"]["typical_p"], inputs["model"]["logit_cap"]
+        del inputs["train"]["skip_spikes"], inputs["train"]["optimizer"]["eps"]
+        manifest = {**made.manifest, "train_inputs": inputs, "train_key": storage.hash_data(inputs)}
+        del manifest["files"]
+        (made.path / storage.MANIFEST).unlink()
+        seal(made.path, manifest)
+    stages = storage.read_json(copied_run / "stages.json")
+    stages["train"]["key"] = storage.hash_data(inputs)
+    storage.write_json(copied_run / "stages.json", stages)
+    before = everything(copied_run)
+    assert skipped(again(copied_run, tmp_path))["train"]
+    assert skipped(pipeline.resume(copied_run))["train"]
+    assert everything(copied_run) == before
+    with pytest.raises(InputError, match=r"would change \(generate\.lookup: None -> 8\); choose"):
+        again(copied_run, tmp_path, {"generate.lookup": 8})

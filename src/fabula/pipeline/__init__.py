@@ -10,7 +10,7 @@ Where a launcher has started several processes, they train together: the first o
 wait for it.
 """
 
-from fabula.pipeline.identity import differences, settings_that_matter
+from fabula.pipeline.identity import completed, differences, settings_that_matter
 from fabula.pipeline.planning import plan
 from fabula.pipeline.recipes import choices, load, load_or_choose, told
 from fabula.pipeline.runs import RUNS, check_fit, prepare, resume, run
@@ -22,6 +22,7 @@ __all__ = [
     "check_fit",
     "check_stride",
     "choices",
+    "completed",
     "differences",
     "load",
     "load_or_choose",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,7 +26,6 @@ INCIDENTAL = (
     "trackers",
     "tracking",
 )
-
 
 # Settings of optimizers that came later and by default change nothing: runs of before go on.
 _LATER = ("cautious", "decay_tables", "base_width")
@@ -53,6 +53,26 @@ def feeding(loaded: Recipe) -> Data:
         # What the data are made of is in the data; where that lay is of no account.
         parts = loaded.corpus.mixture
         found["mixture"] = {name: {"weight": parts[name].weight, "epochs": parts[name].epochs} for name in parts}
+    return found
+
+
+def completed(known: Mapping[str, Any], config: Any) -> Data:
+    """What a run is known by of a section, and with it what is missing there and at its default in `config`.
+
+    `config` is the section as it is now: settings that came after the run are then no difference.
+    """
+    found = dict(known)
+    if known.get("kind", "") != to_data(config).get("kind", ""):
+        return found
+    present = to_data(config)
+    for field in dataclasses.fields(config):
+        value, was = getattr(config, field.name), known.get(field.name)
+        if dataclasses.is_dataclass(value) and isinstance(was, Mapping):
+            found[field.name] = completed(was, value)
+        elif field.name not in known:
+            factory = field.default_factory
+            usual = field.default if factory is dataclasses.MISSING else factory()
+            found[field.name] = present[field.name] if value == usual else was
     return found
 
 

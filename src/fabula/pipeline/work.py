@@ -24,7 +24,7 @@ from fabula.errors import DamagedError, DivergedError, FabulaError, InputError, 
 from fabula.evaluate import run as evaluate_stage
 from fabula.evaluate.translation import PairEvaluation
 from fabula.model.kinds import AnyConfig, kind_of
-from fabula.pipeline.identity import differences, feeding, settings_that_matter
+from fabula.pipeline.identity import completed, differences, feeding, settings_that_matter
 from fabula.pipeline.recipes import choices, told
 from fabula.progress import Progress, StopFlag
 from fabula.recipe import Recipe
@@ -243,7 +243,12 @@ class Work:
         key = storage.hash_data(inputs)
         newest = checkpoint.last(self.folder.root)
         if newest is not None and newest.manifest.get("train_key") != key:
-            self._refuse_to_replace("the trained model", newest.manifest.get("train_inputs"), inputs)
+            before = newest.manifest.get("train_inputs", {})
+            old, new = self._completed(before, model), self._completed(inputs, model)
+            if any(differences(old, new)):
+                self._refuse_to_replace("the trained model", old, new)
+            # There are settings that came later, and all of them are as if they had not: it is the same run.
+            key, inputs = newest.manifest["train_key"], before
         self._describe(preset, model, tokenizer, shards)
         if self.stages.is_done("train", key) and newest is not None and self._is_last(newest):
             before = storage.read_json(self.folder.summary) if self.folder.summary.exists() else {}
@@ -266,6 +271,11 @@ class Work:
         self.energy.settle()
         self.summary["energy"] = self.energy.summary()
         return self._report(evaluation, samples)
+
+    def _completed(self, inputs: Data, model: AnyConfig) -> Data:
+        """What a run is known by, with the settings that came after it."""
+        sections = {"model": model, "train": self.recipe.train, "generate": self.recipe.generate}
+        return {**inputs, **{name: completed(inputs.get(name, {}), now) for name, now in sections.items()}}
 
     def _is_last(self, newest: checkpoint.Checkpoint) -> bool:
         """Whether the newest checkpoint is whole and the end of its run; else the run goes on from what there is."""
