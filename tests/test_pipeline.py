@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fabula import checkpoint, pipeline, storage
 from fabula.errors import DamagedError, FabulaError, InputError, SourceError, Stopped
+from fabula.evaluate import run as evaluate_stage
 from fabula.progress import Silent
 from fabula.storage.folders import seal
 from fabula.train.speed import Speed
@@ -415,3 +417,45 @@ def test_a_run_of_before_there_was_a_setting_goes_on(copied_run: Path, tmp_path:
     assert everything(copied_run) == before
     with pytest.raises(InputError, match=r"would change \(generate\.lookup: None -> 8\); choose"):
         again(copied_run, tmp_path, {"generate.lookup": 8})
+
+
+def test_the_threads_of_one_run_are_not_those_of_the_next(
+    copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a comparison: a count that one run asks for, or finds to be fastest, stays its own."""
+    before, seen = torch.get_num_threads(), []
+    wanted = before + 1
+    evaluate = evaluate_stage.run_on_split
+    monkeypatch.setattr(
+        evaluate_stage, "run_on_split", lambda *a: (seen.append(torch.get_num_threads()), evaluate(*a))[1]
+    )
+    again(copied_run, tmp_path, {"train.threads": wanted, "evaluate.validation_bytes": 1500})
+    assert (seen, torch.get_num_threads()) == ([wanted], before)
+
+
+def test_a_run_is_evaluated_in_the_format_that_it_was_trained_in(
+    copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fabula.train.precision.relative_time", lambda *a: 0.1)
+    formats: list[str] = []
+    evaluate = evaluate_stage.run_on_split
+    monkeypatch.setattr(evaluate_stage, "run_on_split", lambda *a: (formats.append(a[4].dtype), evaluate(*a))[1])
+    again(copied_run, tmp_path, {"train.precision": "auto", "evaluate.validation_bytes": 1500})
+    assert formats == ["float32"]
+
+
+def test_a_run_whose_plan_has_no_format_goes_on_in_that_of_its_environment(
+    copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of before formats were measured: what was trained in float32 is not gone on with in another one."""
+    monkeypatch.setattr("fabula.train.precision.relative_time", lambda *a: 0.1)
+    storage.remove(checkpoint.checkpoints(copied_run)[-1].path)
+    newest = checkpoint.checkpoints(copied_run)[-1]
+    kept = checkpoint.trainer_data(newest)
+    del kept["plan"]["dtype"]
+    storage.write_json(newest.path / checkpoint.TRAINER, kept)
+    manifest = {name: value for name, value in newest.manifest.items() if name != "files"}
+    (newest.path / storage.MANIFEST).unlink()
+    seal(newest.path, manifest)
+    result = again(copied_run, tmp_path, {"train.precision": "auto"})
+    assert result.summary["environment"]["dtype"] == "float32"

@@ -52,11 +52,18 @@ def load_or_choose(
 
 
 def choices(loaded: Recipe) -> list[Data]:
-    """What was chosen for a text: name, value and reason of each; nothing where a recipe was given."""
+    """What was chosen for a text: name, value and reason of each; nothing where a recipe was given.
+
+    What an edited copy of such a recipe has otherwise was not chosen.
+    """
     if request.ASKED not in loaded.rules:
         return []
-    found = {name: loaded.rules[name].partition(": ") for name in request.CHOSEN if name in loaded.rules}
-    return [{"name": name, "value": value, "reason": reason} for name, (value, _, reason) in found.items()]
+    found = []
+    for name in request.CHOSEN:
+        value, _, reason = loaded.rules.get(name, "").partition(": ")
+        if reason and value == defaults_stage.shown(defaults_stage.setting_of(loaded, name)):
+            found.append({"name": name, "value": value, "reason": reason})
+    return found
 
 
 def told(chosen: Sequence[Data]) -> list[str]:

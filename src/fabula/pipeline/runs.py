@@ -13,7 +13,7 @@ from fabula.checkpoint import RunFolder
 from fabula.config import Data, to_data
 from fabula.corpus.run import Corpus
 from fabula.data.shards import Shards
-from fabula.device import versions
+from fabula.device import threads_restored, versions
 from fabula.distributed.group import Group, joined, same
 from fabula.distributed.launch import Launch
 from fabula.errors import InputError
@@ -55,7 +55,21 @@ def run(
     folders whose tokenizer and data are taken over where they are what this recipe would make. `launch` is this
     process's place among several that train together; to all but the first one the result tells the folder alone.
     """
-    watcher = progress or Silent()
+    with threads_restored():
+        return _run(path, overrides, name, runs, fresh, progress or Silent(), until, prepared, launch)
+
+
+def _run(
+    path: str | os.PathLike[str],
+    overrides: Mapping[str, Any] | None,
+    name: str | None,
+    runs: str | os.PathLike[str],
+    fresh: bool,
+    watcher: Progress,
+    until: str | None,
+    prepared: Sequence[Path],
+    launch: Launch | None,
+) -> RunResult:
     loaded = load_or_choose(path, overrides, name, runs=None if fresh else Path(runs), progress=watcher)
     folder = RunFolder(Path(runs) / loaded.name)
     if (folder.root / COMPARISON).exists():
@@ -120,15 +134,16 @@ def resume(
         raise InputError(f"{', '.join(refused)}: a resumed run is the same run; only {allowed} may change")
     loaded = recipe.load(folder.recipe, given)
     trackers.require(loaded.train.trackers)
-    place(loaded.train)
-    with stop_on_signals() as stop, _together(loaded, launch, stop) as group:
-        if not group.leads:
-            return _follow(loaded, folder, group, stop)
-        group.busy("preparing")
-        with storage.lock(folder.root):
-            stop.check("starting")
-            with Work(loaded, folder, progress or Silent(), stop, group=group) as made:
-                return made.resume()
+    with threads_restored():
+        place(loaded.train)
+        with stop_on_signals() as stop, _together(loaded, launch, stop) as group:
+            if not group.leads:
+                return _follow(loaded, folder, group, stop)
+            group.busy("preparing")
+            with storage.lock(folder.root):
+                stop.check("starting")
+                with Work(loaded, folder, progress or Silent(), stop, group=group) as made:
+                    return made.resume()
 
 
 @contextlib.contextmanager

@@ -347,7 +347,8 @@ class Work:
             self.stages.skip("evaluate", _bits(known))
             return known
         started = time.monotonic()
-        device = place(self.recipe.train)
+        # In the format of the training, whatever measuring would say now.
+        device = place(self.recipe.train, str((self.summary.get("environment") or {}).get("dtype") or ""))
         try:
             made = evaluate_stage.run_on_split(
                 self.recipe.evaluate,

@@ -129,7 +129,7 @@ def run(
     over.check(made.rows)
     resumed = _newest(run_folder, progress, group)
     begun, state, tensors = _begun(resumed)
-    device = _place(config, "" if begun is None else begun.dtype, group)
+    device = _place(config, "" if begun is None else begun.dtype or _dtype_of(resumed), group)
     progress.note(f"train.precision: {device.dtype_reason}")
     if group.leads:
         _require_disk(folder, model_config, config)
@@ -168,7 +168,8 @@ def run(
         plan = begun
         if plan.threads and not config.threads and not threads_are_given():
             device = replace(device, threads=use_threads(min(plan.threads, cores())))
-        plan = replace(plan, compiled=plan.compiled if config.compile == "auto" else config.compile == "on")
+        asked = plan.compiled if config.compile == "auto" else config.compile == "on"
+        plan = replace(plan, compiled=asked and not _why_not_compiled(config, made))
         changed = checkpoints.changed_environment(resumed, _environment(device, plan))
         if changed:
             progress.note(
@@ -316,6 +317,12 @@ def _begun(resumed: checkpoints.Checkpoint | None) -> tuple[Plan | None, Data, d
         return Plan(**state["plan"]), state, tensors
 
 
+def _dtype_of(resumed: checkpoints.Checkpoint | None) -> str:
+    """The number format that a checkpoint was made in, of a run whose plan did not keep it; empty when unknown."""
+    made_in = {} if resumed is None else resumed.manifest.get("environment") or {}
+    return str(made_in.get("dtype") or "")
+
+
 def _with_threads(
     config: TrainConfig, model_config: AnyConfig, made: Material, device: Device, stop: StopFlag
 ) -> tuple[Device, str]:
@@ -366,13 +373,23 @@ def _compiling(
         with progress.task("compiling", None, ""):
             return try_it(job, stop)
 
-    pairs, several = isinstance(made.loader, PairLoader), count_devices() > 1
-    if config.compile == "on" and (pairs or several):
-        why = "batches of pairs have many widths" if pairs else "several processes train together"
-        raise InputError(f"train.compile: it is not to be had where {why}; use --train.compile off")
-    if several:
-        return Decision(False, "off: several processes train together")
+    why = _why_not_compiled(config, made)
+    if why and config.compile == "auto":
+        return Decision(False, f"off: {why}")
+    pairs = isinstance(made.loader, PairLoader)
     return decide(config.compile, device, pairs=pairs, steps=plan.steps, step_seconds=plan.step_seconds, trial=trial)
+
+
+def _why_not_compiled(config: TrainConfig, made: Material) -> str:
+    """Why no run of this kind is compiled, on any machine; InputError when that is asked for. Empty: it may be."""
+    why = ""
+    if isinstance(made.loader, PairLoader):
+        why = "batches of pairs have many widths, each of which would be compiled"
+    elif count_devices() > 1:
+        why = "several processes train together"
+    if why and config.compile == "on":
+        raise InputError(f"train.compile: it is not to be had where {why}; use --train.compile off")
+    return why
 
 
 def _objective(
