@@ -110,7 +110,11 @@ def test_the_recipe_that_it_leaves_can_be_edited_and_run(cli: Cli, text: Path, t
     assert cli("run", text, "--budget", "3steps", *where, *OPTIONS)[0] == 0
     edited = tmp_path / "edited.toml"
     edited.write_text((tmp_path / "runs" / "mis-cuentos" / "recipe.toml").read_text(encoding="utf-8"), encoding="utf-8")
-    assert cli("run", edited, "--name", "edited", "--train.budget", "2steps", *where)[0] == 0
+    given = ("--train.budget", "2steps", "--train.batch_tokens", "512")
+    code, _, err = cli("run", edited, "--name", "edited", *given, *where)
+    assert code == 0
+    assert "  tokenizer.most_tokens  " in err
+    assert "train.batch_tokens  " not in err, "what was given was not chosen"
 
 
 def test_one_document_with_json(cli: Cli, text: Path, tmp_path: Path) -> None:

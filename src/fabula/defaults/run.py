@@ -81,7 +81,7 @@ def run(
     else:
         chosen = choose(facts)
     made = [*about_text, *chosen]
-    rules = {choice.name: f"{_shown(choice.value)}: {choice.reason}" for choice in made}
+    rules = {choice.name: f"{shown(choice.value)}: {choice.reason}" for choice in made}
     return replace(_with(made, base, given, source), rules=rules)
 
 
@@ -190,5 +190,14 @@ def _with(made: Sequence[Choice], base: Data, given: Sequence[tuple[str, str]], 
     return recipe.resolve(config.merge(base, config.nest((c.name, c.value) for c in made)), given, where)
 
 
-def _shown(value: Any) -> str:
+def setting_of(made: Recipe, name: str) -> Any:
+    """A setting of a recipe by its dotted name; None where the recipe does not have it."""
+    value: Any = {**config.to_data(made), "model": made.model}
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value as a rule tells it."""
     return f"{value:,}" if isinstance(value, int) else str(value)
