@@ -46,7 +46,7 @@ from fabula.tokenizer.base import Tokenizer
 from fabula.train.config import TrainConfig
 from fabula.train.objective import NextToken
 from fabula.train.optimizers import MuonConfig, optimizers
-from fabula.train.run import make_plan
+from fabula.train.planning import make_plan
 from fabula.train.schedules import CosineRestarts, Falling, ScheduleConfig, WarmupStableDecay, schedules
 from fabula.train.speed import Speed
 from fabula.train.trainer import Callback, StepRecord, Trainer

@@ -35,7 +35,7 @@ from fabula.train.config import TrainConfig
 from fabula.train.guard import Guard
 from fabula.train.objective import Loss, NextToken
 from fabula.train.optimizers import AdamWConfig, MuonConfig, OptimizerConfig
-from fabula.train.run import make_plan
+from fabula.train.planning import make_plan
 from fabula.train.schedules import WarmupStableDecay
 from fabula.train.speed import Speed
 from fabula.train.spikes import WINDOW, Spikes

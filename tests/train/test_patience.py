@@ -19,7 +19,7 @@ from fabula.evaluate.intrinsic import Score
 from fabula.plan.estimate import WORN, repeats, worth
 from fabula.progress import Silent
 from fabula.train.callbacks import Evaluate
-from fabula.train.run import _reading_notes
+from fabula.train.material import reading_notes
 from fabula.train.trainer import Trainer
 from tests import tiny
 
@@ -184,8 +184,8 @@ def test_what_repeats_are_worth() -> None:
 
 def test_a_plain_text_read_too_often_is_told_with_advice(tiny_data: Shards) -> None:
     loader = Loader(tiny_data.train, tiny.CONTEXT, 0, True)
-    assert _reading_notes(loader, WORN * loader.n_rows) == []
-    [told] = _reading_notes(loader, 10 * loader.n_rows)
+    assert reading_notes(loader, WORN * loader.n_rows) == []
+    [told] = reading_notes(loader, 10 * loader.n_rows)
     assert told == repeats("the text", 10.0)
     for part in ("read 10.0 times", "2.5 times as much text", "--train.budget 4epochs", "--train.patience 3"):
         assert part in told
