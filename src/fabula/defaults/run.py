@@ -23,7 +23,7 @@ from fabula.device import Device
 from fabula.errors import InputError, SourceError
 from fabula.model.config import ModelConfig
 from fabula.plan import hardware
-from fabula.progress import Progress, Silent, StopFlag
+from fabula.progress import Progress, Silent, stop_on_signals
 from fabula.recipe import Recipe
 from fabula.train import precision
 from fabula.train.budget import parse_budget
@@ -181,7 +181,8 @@ def _training_flops(chosen: Recipe, model: ModelConfig, place: Device) -> float:
     rows = step_rows(chosen.train, model.context_length)
     batch = made_up(model, rows, (0, model.context_length), chosen.train)
     lengths = np.ones(model.vocab_size, dtype=np.int64)
-    speed = measure(chosen.train, model, batch, batch.rows(0, 1), lengths, rows, place, 0.0, StopFlag())
+    with stop_on_signals() as stop:
+        speed = measure(chosen.train, model, batch, batch.rows(0, 1), lengths, rows, place, 0.0, stop)
     return model.training_flops_per_token() * rows * model.context_length / speed.step
 
 

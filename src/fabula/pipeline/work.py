@@ -289,6 +289,7 @@ class Work:
         self, preset: str, model: AnyConfig, tokenizer: Tokenizer, shards: Shards, key: str, inputs: Data
     ) -> list[Data]:
         started = time.monotonic()
+        before = self.folder.recipe.read_text(encoding="utf-8") if self.folder.recipe.exists() else None
         storage.write_text(self.folder.recipe, recipe.dump(self.recipe, preset, model, self.rules))
         self._write_summary("running")
         facts = {"train_key": key, "train_inputs": inputs, "fabula": __version__, "preset": preset}
@@ -316,6 +317,12 @@ class Work:
             ) from None
         except DivergedError:
             self._leave("diverged")
+            raise
+        except InputError:
+            # What is refused must not be what `resume` finds.
+            if before is not None:
+                storage.write_text(self.folder.recipe, before)
+            self._leave("stopped")
             raise
         except FabulaError:
             self._leave("stopped")

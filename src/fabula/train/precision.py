@@ -39,8 +39,8 @@ def place(config: TrainConfig, dtype: str = "") -> Device:
     """
     device = choose(config.device, config.threads)
     asked: Any = config.precision
-    if asked == "auto" and dtype and not _missing(device, dtype):
-        # What was measured then stays, so that a run is one thing from its beginning to its end.
+    if asked == "auto" and dtype and not _missing(device, dtype) and not _too_slow(device, dtype):
+        # What was measured then stays, so that a run is one thing from its beginning to its end: where it can.
         return replace(device, dtype=dtype, dtype_reason=f"{dtype}: what the run began with")
     chosen, reason = _measured(device) if asked == "auto" else _asked(device, asked)
     return replace(device, dtype=chosen, dtype_reason=reason)
@@ -79,12 +79,19 @@ def _asked(device: Device, dtype: Literal["float32"] | Short) -> tuple[str, str]
             raise require_extra("torchao", "train", "train.precision = float8")
         return dtype, "float8: asked for; products of the blocks, everything else in bfloat16"
     times = relative_time(device.name, dtype, device.threads)
-    if device.name == "cpu" and times > _TOO_SLOW:
+    if _too_slow(device, dtype):
         raise MachineError(
             f"train.precision: products of {dtype} take {times:.1f} times as long as those of float32 on this "
             "processor (measured now), so every step would; use --train.precision auto"
         )
     return dtype, f"{dtype}: asked for; its products take {times:.2f} times as long as those of float32"
+
+
+def _too_slow(device: Device, dtype: str) -> bool:
+    """Whether a processor computes in a format, but has no units for it: that takes up to a hundred times as long."""
+    if device.name != "cpu" or dtype == "float32":
+        return False
+    return relative_time(device.name, dtype, device.threads) > _TOO_SLOW
 
 
 def _missing(device: Device, dtype: str) -> str:
