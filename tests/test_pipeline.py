@@ -17,6 +17,7 @@ from fabula.errors import DamagedError, FabulaError, InputError, SourceError, St
 from fabula.evaluate import run as evaluate_stage
 from fabula.progress import Silent
 from fabula.storage.folders import seal
+from fabula.train import run as train_stage
 from fabula.train.speed import Speed
 from fabula.train.trainer import Trainer
 from tests import tiny
@@ -444,18 +445,33 @@ def test_a_run_is_evaluated_in_the_format_that_it_was_trained_in(
     assert formats == ["float32"]
 
 
+def with_trainer(run: Path, change: Callable[[Any], object]) -> None:
+    """Take the newest checkpoint of a run away, and change what the trainer kept in the one before."""
+    storage.remove(checkpoint.checkpoints(run)[-1].path)
+    newest = checkpoint.checkpoints(run)[-1]
+    kept = checkpoint.trainer_data(newest)
+    change(kept)
+    storage.write_json(newest.path / checkpoint.TRAINER, kept)
+    (newest.path / storage.MANIFEST).unlink()
+    seal(newest.path, {name: value for name, value in newest.manifest.items() if name != "files"})
+
+
+def test_what_is_compiled_again_has_the_rows_that_fitted(
+    copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_trainer(copied_run, lambda kept: kept.update(micro_rows=1))
+    rows: list[int] = []
+    objective = train_stage._objective
+    monkeypatch.setattr(train_stage, "_objective", lambda *a: (rows.append(a[3].tokens.shape[0]), objective(*a))[1])
+    again(copied_run, tmp_path)
+    assert rows == [1]
+
+
 def test_a_run_whose_plan_has_no_format_goes_on_in_that_of_its_environment(
     copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs of before formats were measured: what was trained in float32 is not gone on with in another one."""
     monkeypatch.setattr("fabula.train.precision.relative_time", lambda *a: 0.1)
-    storage.remove(checkpoint.checkpoints(copied_run)[-1].path)
-    newest = checkpoint.checkpoints(copied_run)[-1]
-    kept = checkpoint.trainer_data(newest)
-    del kept["plan"]["dtype"]
-    storage.write_json(newest.path / checkpoint.TRAINER, kept)
-    manifest = {name: value for name, value in newest.manifest.items() if name != "files"}
-    (newest.path / storage.MANIFEST).unlink()
-    seal(newest.path, manifest)
+    with_trainer(copied_run, lambda kept: kept["plan"].pop("dtype"))
     result = again(copied_run, tmp_path, {"train.precision": "auto"})
     assert result.summary["environment"]["dtype"] == "float32"

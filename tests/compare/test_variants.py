@@ -91,6 +91,13 @@ def test_the_same_settings_in_two_spellings(tmp_path: Path) -> None:
         expanded(tmp_path, "train.clip=1,1.0")
 
 
+@pytest.mark.parametrize(
+    "varied", ["train.precision=float32,bfloat16", "train.compile=off,on", "train.recompute=false,true"]
+)
+def test_how_it_is_computed_may_be_compared(varied: str, tmp_path: Path) -> None:
+    assert len(expanded(tmp_path, varied)) == 2
+
+
 def test_folders_differ_where_values_do(tmp_path: Path) -> None:
     made = expanded(tmp_path, "generate.stop=a b,a-b,A*b")
     assert len({v.slug.casefold() for v in made}) == 3

@@ -222,7 +222,8 @@ def run(
         ]
     callbacks.insert(0, average)
     made.loader.pinned = device.name == "cuda"
-    example = made.typical.rows(0, plan.micro_rows)
+    # Fewer rows at once than planned, where memory has run out on the way.
+    example = made.typical.rows(0, min(plan.micro_rows, int(state.get("micro_rows", plan.micro_rows))))
     objective = _objective(plan.compiled, shards.pairs, model, example, device, progress)
     with progress.task("training", plan.steps, "steps") as task:
 
