@@ -21,7 +21,7 @@ def test_every_combination_the_last_setting_fastest(tmp_path: Path) -> None:
     assert [v.label for v in made] == ["muon, n_layers 1", "muon, n_layers 2", "adamw, n_layers 1", "adamw, n_layers 2"]
     assert [v.slug for v in made] == ["muon-n_layers-1", "muon-n_layers-2", "adamw-n_layers-1", "adamw-n_layers-2"]
     assert made[1].settings == {"train.optimizer.kind": "muon", "model.n_layers": "2"}
-    assert made[2].recipe.model["n_layers"] == "1"
+    assert made[2].recipe.model["n_layers"] == 1
 
 
 @pytest.mark.parametrize(
