@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 from fabula import checkpoint, pipeline, storage
-from fabula.errors import DamagedError, FabulaError, InputError, SourceError, Stopped
+from fabula.errors import DamagedError, DivergedError, FabulaError, InputError, SourceError, Stopped
 from fabula.evaluate import run as evaluate_stage
 from fabula.progress import Silent
 from fabula.storage.folders import seal
@@ -475,3 +477,17 @@ def test_a_run_whose_plan_has_no_format_goes_on_in_that_of_its_environment(
     with_trainer(copied_run, lambda kept: kept["plan"].pop("dtype"))
     result = again(copied_run, tmp_path, {"train.precision": "auto"})
     assert result.summary["environment"]["dtype"] == "float32"
+
+
+def test_a_model_whose_score_is_not_finite_has_diverged(
+    copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = evaluate_stage.run_on_split
+
+    def scored(*given: Any) -> Any:
+        made = evaluate(*given)
+        return replace(made, score=replace(made.score, nats=math.nan))
+
+    monkeypatch.setattr(evaluate_stage, "run_on_split", scored)
+    with pytest.raises(DivergedError, match=r"step-0000\d\d: its score on the validation text is not finite"):
+        again(copied_run, tmp_path, {"evaluate.validation_bytes": 1500})

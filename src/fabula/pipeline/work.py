@@ -7,6 +7,7 @@ trained is ever replaced silently: another recipe in the same run folder is refu
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -372,6 +373,12 @@ class Work:
                 f"{error}; the trained model is saved. Continue with: fabula resume {self.folder.root}",
                 error.exit_code - 128,
             ) from None
+        if not math.isfinite(made.score.nats):
+            self._leave("diverged")
+            raise DivergedError(
+                f"{chosen.path.name}: its score on the validation text is not finite: the model has diverged. Begin "
+                "another run with a lower learning rate (--train.optimizer.lr) and another --name"
+            )
         evaluation: Data = {"checkpoint": chosen.path.name, "step": chosen.step, "validation": made.to_data()}
         if isinstance(made, PairEvaluation):
             evaluation["translation"] = made.translation
