@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fabula import recipe, storage
+from fabula import checkpoint, recipe, storage
 from fabula.checkpoint import RunFolder
 from fabula.config import Data, to_data
 from fabula.corpus.run import Corpus
@@ -76,7 +76,7 @@ def _run(
         raise InputError(f"{folder.root} holds a comparison; choose another --name")
     # What only a later stage needs is missed before the first one.
     trackers.require(loaded.train.trackers)
-    place(loaded.train)
+    place(loaded.train, "" if fresh else _format_of(folder))
     corpus = Corpus(loaded.corpus)
     if corpus.config.pair is not None and until != "train":
         translation.require()
@@ -135,7 +135,7 @@ def resume(
     loaded = recipe.load(folder.recipe, given)
     trackers.require(loaded.train.trackers)
     with threads_restored():
-        place(loaded.train)
+        place(loaded.train, _format_of(folder))
         with stop_on_signals() as stop, _together(loaded, launch, stop) as group:
             if not group.leads:
                 return _follow(loaded, folder, group, stop)
@@ -144,6 +144,13 @@ def resume(
                 stop.check("starting")
                 with Work(loaded, folder, progress or Silent(), stop, group=group) as made:
                     return made.resume()
+
+
+def _format_of(folder: RunFolder) -> str:
+    """The number format that a run has so far; empty where there is none."""
+    newest = checkpoint.last(folder.root)
+    made_in = {} if newest is None else newest.manifest.get("environment") or {}
+    return str(made_in.get("dtype") or "")
 
 
 @contextlib.contextmanager
