@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from fabula.export.run import open_model
 from fabula.generate import run as generating
 from fabula.generate.compiled import CompiledDecoder
 from fabula.generate.config import GenerateConfig
+from fabula.generate.many import Sample, together
 from fabula.generate.run import Generation, Piece
 from fabula.generate.runtime import choose_engine
 from fabula.model.encdec import EncoderDecoder
@@ -81,25 +82,60 @@ class LanguageModel:
         """What generates, torch or compiled, and the reason."""
         return "torch" if self._engine[0] is None else "compiled", self._engine[1]
 
-    def generate(self, prompt: str = "", **settings: Any) -> Generation:
+    def generate(self, prompt: str = "", *, top_logprobs: int = 0, **settings: Any) -> Generation:
         """The continuation of a prompt. Settings are fields of `GenerateConfig`: max_new_tokens, seed, ...
 
         An encoder-decoder writes what belongs to the prompt, its translation say: the likeliest, unless a temperature
         is given (beams=4 searches for it).
         """
-        config = self.settings(settings)
-        return generating.run(self.model, self.tokenizer, prompt, config, self.device, backend=self._engine[0])
+        pieces = list(self.pieces(prompt, top_logprobs=top_logprobs, **settings))
+        return generating.gather(prompt, len(generating.encode_prompt(self.tokenizer, prompt)), pieces)
 
-    def pieces(self, prompt: str = "", **settings: Any) -> Iterator[Piece]:
-        """The continuation piece by piece, with ids and log-probabilities."""
+    def pieces(self, prompt: str = "", *, top_logprobs: int = 0, **settings: Any) -> Iterator[Piece]:
+        """The continuation piece by piece, with ids and log-probabilities, and those of the likeliest alternatives."""
         config = self.settings(settings)
-        return generating.stream(self.model, self.tokenizer, prompt, config, self.device, backend=self._engine[0])
+        return generating.stream(
+            self.model,
+            self.tokenizer,
+            prompt,
+            config,
+            self.device,
+            backend=self._engine[0],
+            top_logprobs=top_logprobs,
+        )
 
     def stream(self, prompt: str = "", **settings: Any) -> Iterator[str]:
         """The text of the continuation as it appears, in complete characters."""
         for piece in self.pieces(prompt, **settings):
             if piece.text:
                 yield piece.text
+
+    def samples(
+        self,
+        prompts: str | Sequence[str],
+        n: int = 1,
+        /,
+        *,
+        top_logprobs: int = 0,
+        stopped: Callable[[], bool] = lambda: False,
+        **settings: Any,
+    ) -> Iterator[Sample]:
+        """`n` texts for each of many prompts, written side by side, in the order of the prompts.
+
+        Each has its own seed, which is told with it. `fabula.generate.many.best` takes the likeliest of several.
+        """
+        given = [prompts] if isinstance(prompts, str) else list(prompts)
+        return together(
+            self.model,
+            self.tokenizer,
+            given,
+            self.settings(settings),
+            self.device,
+            n,
+            backend=self._engine[0],
+            top_logprobs=top_logprobs,
+            stopped=stopped,
+        )
 
     def score(self, text: str, stride: int | None = None, *, source: str | None = None) -> Score:
         """How well the model predicts a text as a whole document: nats, bits_per_byte, tokens, bytes.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from fabula.device import Device
-from fabula.errors import PromptError
+from fabula.errors import InputError, PromptError
 from fabula.generate import speculative
 from fabula.generate.backend import Backend
+from fabula.generate.batch import Batch, Constraint, Request
 from fabula.generate.beam import beam_search
 from fabula.generate.config import GenerateConfig
 from fabula.generate.decoding import DecoderBackend
@@ -23,6 +24,8 @@ from fabula.model.encdec import EncoderDecoder
 from fabula.model.kinds import AnyModel
 from fabula.tokenizer.base import Tokenizer
 
+Alternatives = tuple[tuple[int, float], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -32,11 +35,13 @@ class Piece:
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: Reason | None
+    top: tuple[Alternatives, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A finished text. `logprobs` (nats) are the model's own, before temperature and filters."""
+    """A finished text. `logprobs` (nats) are the model's own, before temperature and filters; `top` has the likeliest
+    ids at each place, where they were asked for."""
 
     prompt: str
     text: str
@@ -44,6 +49,7 @@ class Generation:
     logprobs: tuple[float, ...]
     finish_reason: Reason
     prompt_tokens: int
+    top: tuple[Alternatives, ...] = ()
 
 
 def stream(
@@ -54,6 +60,8 @@ def stream(
     device: Device,
     cached: bool = True,
     backend: Backend | None = None,
+    top_logprobs: int = 0,
+    constraint: Callable[[], Constraint] | None = None,
 ) -> Iterator[Piece]:
     """The continuation of a prompt, piece by piece, in complete characters.
 
@@ -61,16 +69,63 @@ def stream(
     reads the prompt and the id that ends it, and writes what belongs to it: its translation, say.
     """
     text = TextStream(config.stop)
-    for token in _tokens(model, tokenizer, prompt, config, device, cached, backend):
+    if top_logprobs or constraint is not None:
+        tokens = _batched(model, tokenizer, prompt, config, device, backend, top_logprobs, constraint)
+    else:
+        tokens = _tokens(model, tokenizer, prompt, config, device, cached, backend)
+    for token in tokens:
         shown = text.feed(tokenizer.decode_bytes([token.id]))
         reason: Reason | None = "stop" if text.stopped else token.finish
         if reason is not None:
             shown += text.finish()
             # Text held back for a stop sequence may complete one only now.
             reason = "stop" if text.stopped else reason
-        yield Piece(shown, (token.id,), (token.logprob,), reason)
+        yield Piece(shown, (token.id,), (token.logprob,), reason, (token.top,) if token.top else ())
         if reason is not None:
             return
+
+
+def require_plain(model: AnyModel, config: GenerateConfig, what: str) -> None:
+    """InputError when texts are written in a way that tells no alternatives and takes no constraint."""
+    if isinstance(model, EncoderDecoder):
+        raise InputError(f"{what}: decoder-only models have it, not one that translates")
+    if config.beams > 1 or config.lookup:
+        way = f"beams={config.beams}" if config.beams > 1 else f"lookup={config.lookup}"
+        raise InputError(f"{what} and {way} do not go together; leave out one")
+
+
+def _batched(
+    model: AnyModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    config: GenerateConfig,
+    device: Device,
+    backend: Backend | None,
+    top_logprobs: int,
+    constraint: Callable[[], Constraint] | None,
+) -> Iterator[Token]:
+    """The tokens of a request that runs alone."""
+    require_plain(model, config, "alternatives" if constraint is None else "a pattern or schema")
+    assert not isinstance(model, EncoderDecoder)
+    batch = Batch(backend or DecoderBackend(model, device, n_ids=tokenizer.vocab_size), most=1)
+    handle = batch.submit(
+        Request(
+            ids=tuple(encode_prompt(tokenizer, prompt)),
+            max_new_tokens=config.max_new_tokens,
+            sampling=config,
+            ends=frozenset({tokenizer.special.end_of_document}),
+            top_logprobs=top_logprobs,
+            constraint=constraint,
+        )
+    )
+    try:
+        while batch.step():
+            yield from handle.take()
+        yield from handle.take()
+        if handle.error is not None:
+            raise handle.error
+    finally:
+        batch.close()
 
 
 def _tokens(
@@ -136,9 +191,11 @@ def run(
     device: Device,
     cached: bool = True,
     backend: Backend | None = None,
+    top_logprobs: int = 0,
+    constraint: Callable[[], Constraint] | None = None,
 ) -> Generation:
     """The whole continuation of a prompt."""
-    pieces = list(stream(model, tokenizer, prompt, config, device, cached, backend))
+    pieces = list(stream(model, tokenizer, prompt, config, device, cached, backend, top_logprobs, constraint))
     return gather(prompt, len(encode_prompt(tokenizer, prompt)), pieces)
 
 
@@ -153,6 +210,7 @@ def gather(prompt: str, prompt_tokens: int, pieces: list[Piece]) -> Generation:
         logprobs=tuple(x for p in pieces for x in p.logprobs),
         finish_reason=reason,
         prompt_tokens=prompt_tokens,
+        top=tuple(t for p in pieces for t in p.top),
     )
 
 
