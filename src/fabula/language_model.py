@@ -22,12 +22,14 @@ from fabula.checkpoint import Checkpoint
 from fabula.config import build
 from fabula.data.pairs import collate
 from fabula.device import Device, choose
-from fabula.errors import PromptError
+from fabula.errors import InputError, PromptError
 from fabula.evaluate.intrinsic import Score, score_documents, score_rows
 from fabula.export.run import open_model
 from fabula.generate import run as generating
 from fabula.generate.compiled import CompiledDecoder
 from fabula.generate.config import GenerateConfig
+from fabula.generate.decoding import DecoderBackend
+from fabula.generate.dialogue import Dialogue, Mode, mode_of
 from fabula.generate.many import Sample, together
 from fabula.generate.run import Generation, Piece
 from fabula.generate.runtime import choose_engine
@@ -136,6 +138,17 @@ class LanguageModel:
             top_logprobs=top_logprobs,
             stopped=stopped,
         )
+
+    def dialogue(self, mode: Mode | None = None, system: str = "", **settings: Any) -> Dialogue:
+        """A conversation with the model, or a story that is written together: by default what the model is made for."""
+        if isinstance(self.model, EncoderDecoder):
+            raise InputError("this model translates: it writes for one text and takes no turns (fabula generate)")
+        config = self.settings(settings)
+        # One that goes on, and the memory of one that has ended.
+        backend = self._engine[0] or DecoderBackend(
+            self.model, self.device, capacity=2, n_ids=self.tokenizer.vocab_size
+        )
+        return Dialogue(backend, self.tokenizer, mode or mode_of(self.tokenizer), config, system)
 
     def score(self, text: str, stride: int | None = None, *, source: str | None = None) -> Score:
         """How well the model predicts a text as a whole document: nats, bits_per_byte, tokens, bytes.

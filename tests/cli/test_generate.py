@@ -98,7 +98,7 @@ def test_colours_of_a_terminal(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPa
     assert "\x07" not in out
     assert "\x1b]" not in out
     assert "38;5;16;48;5;157m" in out
-    assert "48;5;217m<\\|endoftext\\|>" in out
+    assert "48;5;217m<|endoftext|>" in out
 
 
 def test_interrupted_it_keeps_what_is_finished(

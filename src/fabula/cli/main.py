@@ -31,6 +31,7 @@ _VERBS = {
     "resume": ("fabula.cli.recipes:resume", "Continue a stopped run from its newest checkpoint."),
     "evaluate": ("fabula.cli.models:evaluate", "Bits per byte and perplexity of a model on a text."),
     "generate": ("fabula.cli.generate:generate", "Continue prompts, streamed or many at once."),
+    "chat": ("fabula.cli.chat:chat", "Talk with a model, or write a story together."),
     "export": (
         "fabula.cli.exchange:export",
         "Write a model for another tool (Hugging Face), reloaded there and compared first.",

@@ -25,10 +25,12 @@ def ground(logprob: float) -> int:
 
 
 def named(tokenizer: Tokenizer, number: int) -> str:
-    """A token as it stands between two bars; a control token by its text."""
+    """A token as it stands between two bars. Of a control token the bars stay bare, which those of a text never do."""
     from fabula.tokenizer.showing import shown
 
-    return shown(tokenizer.decode_bytes([number], specials=True))
+    if number in tokenizer.controls:
+        return console.shown(tokenizer.decode([number], specials=True))
+    return shown(tokenizer.decode_bytes([number]))
 
 
 class Barred:
