@@ -28,6 +28,7 @@ from fabula.export.run import open_model
 from fabula.generate import run as generating
 from fabula.generate.compiled import CompiledDecoder
 from fabula.generate.config import GenerateConfig
+from fabula.generate.constrained import Pattern, json_schema, regex
 from fabula.generate.decoding import DecoderBackend
 from fabula.generate.dialogue import Dialogue, Mode, mode_of
 from fabula.generate.many import Sample, together
@@ -84,16 +85,21 @@ class LanguageModel:
         """What generates, torch or compiled, and the reason."""
         return "torch" if self._engine[0] is None else "compiled", self._engine[1]
 
-    def generate(self, prompt: str = "", *, top_logprobs: int = 0, **settings: Any) -> Generation:
+    def generate(
+        self, prompt: str = "", *, top_logprobs: int = 0, pattern: Pattern | None = None, **settings: Any
+    ) -> Generation:
         """The continuation of a prompt. Settings are fields of `GenerateConfig`: max_new_tokens, seed, ...
 
         An encoder-decoder writes what belongs to the prompt, its translation say: the likeliest, unless a temperature
-        is given (beams=4 searches for it).
+        is given (beams=4 searches for it). With a `pattern` (`lm.regex`, `lm.json_schema`) only what it admits is
+        written; `pattern.met(made.ids)` tells whether it was completed.
         """
-        pieces = list(self.pieces(prompt, top_logprobs=top_logprobs, **settings))
+        pieces = list(self.pieces(prompt, top_logprobs=top_logprobs, pattern=pattern, **settings))
         return generating.gather(prompt, len(generating.encode_prompt(self.tokenizer, prompt)), pieces)
 
-    def pieces(self, prompt: str = "", *, top_logprobs: int = 0, **settings: Any) -> Iterator[Piece]:
+    def pieces(
+        self, prompt: str = "", *, top_logprobs: int = 0, pattern: Pattern | None = None, **settings: Any
+    ) -> Iterator[Piece]:
         """The continuation piece by piece, with ids and log-probabilities, and those of the likeliest alternatives."""
         config = self.settings(settings)
         return generating.stream(
@@ -104,7 +110,16 @@ class LanguageModel:
             self.device,
             backend=self._engine[0],
             top_logprobs=top_logprobs,
+            constraint=pattern,
         )
+
+    def regex(self, expression: str) -> Pattern:
+        """What a text has to match as a whole, for `generate`, `pieces` and `samples`."""
+        return regex(self.tokenizer, expression)
+
+    def json_schema(self, schema: str | dict[str, Any] | bool) -> Pattern:
+        """The JSON that a text has to be, for `generate`, `pieces` and `samples`."""
+        return json_schema(self.tokenizer, schema)
 
     def stream(self, prompt: str = "", **settings: Any) -> Iterator[str]:
         """The text of the continuation as it appears, in complete characters."""
@@ -119,6 +134,7 @@ class LanguageModel:
         /,
         *,
         top_logprobs: int = 0,
+        pattern: Pattern | None = None,
         stopped: Callable[[], bool] = lambda: False,
         **settings: Any,
     ) -> Iterator[Sample]:
@@ -136,6 +152,7 @@ class LanguageModel:
             n,
             backend=self._engine[0],
             top_logprobs=top_logprobs,
+            constraint=pattern,
             stopped=stopped,
         )
 

@@ -159,3 +159,23 @@ def test_files_that_cannot_be_read(
     (tmp_path / name).write_bytes(content)
     refused(cli("generate", tiny_run, "--prompts", tmp_path / name, *FEW), 2, *words)
     refused(cli("generate", tiny_run, "--prompts", tmp_path / name, "--prompt", "a"), 2, "leave out one")
+
+
+def test_patterns(cli: Cli, tiny_run: Path, prompts: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llguidance", reason="the extra `generate` is not installed")
+    digits = ["--regex", "-[0-9]{2}", "--prompt", "El"]
+    assert ok(cli("generate", tiny_run, *digits)).startswith("El-")
+    made = one_document(ok(cli("generate", tiny_run, *digits, "--json")))
+    assert (made["complete"], made["finish_reason"], len(made["text"])) == (True, "end", 3)
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": ["búho", 7]}', encoding="utf-8")
+    found = lines(ok(cli("generate", tiny_run, "--json-schema", schema, "--prompts", prompts, "--json")))
+    assert [json.loads(f["text"]) in ("búho", 7) for f in found] == [True] * 3
+    code, out, err = cli("generate", tiny_run, "--regex", "[0-9]{30}", *FEW)
+    assert code == 0
+    assert out.strip().isdigit()
+    assert "does not yet meet the regular expression" in err
+    refused(cli("generate", tiny_run, "--regex", "("), 2, "cannot be used", "unclosed group")
+    refused(cli("generate", tiny_run, "--regex", "a", "--json-schema", schema), 2, "leave out one")
+    refused(cli("generate", tiny_run, "--json-schema", "none.json"), 2, "cannot be read")
+    refused(cli("generate", tiny_run, "--regex", "a", "--lookup", 2), 2, "do not go together")

@@ -17,6 +17,7 @@ from fabula.cli.recipes import Json
 from fabula.errors import InputError
 
 if TYPE_CHECKING:
+    from fabula.generate.constrained import Pattern
     from fabula.generate.many import Sample
     from fabula.generate.run import Generation
     from fabula.language_model import LanguageModel
@@ -63,6 +64,13 @@ def generate(
     ] = "text",
     logprobs: Annotated[
         int | None, Parameter(help="list each token's log-probability, beside those of so many likeliest ones")
+    ] = None,
+    regex: Annotated[
+        str | None,
+        Parameter(allow_leading_hyphen=True, help="what is written has to match this regular expression as a whole"),
+    ] = None,
+    json_schema: Annotated[
+        Path | None, Parameter(help="a file with a JSON schema; what is written is JSON that it admits")
     ] = None,
     engine: Annotated[
         str, Parameter(help="torch, compiled (a CPU; faster), or auto: compiled where it can be")
@@ -113,7 +121,8 @@ def generate(
         config = dataclasses.replace(config, temperature=0.0)
     if max(n, best_of) > 1 and config.temperature == 0:
         raise InputError(f"{max(n, best_of)} texts of one prompt would be equal: draw them, with a --temperature")
-    shows = _Shows(model, lm, config, view, logprobs, json, translates)
+    pattern = _pattern(lm, regex, json_schema)
+    shows = _Shows(model, lm, config, view, logprobs, json, translates, pattern)
     if prompts is None and n == 1 and best_of == 1:
         _one(shows, texts[0])
     else:
@@ -132,6 +141,21 @@ def _check(n_prompts: int, n: int, best_of: int, logprobs: int | None) -> None:
         raise InputError("the file has no prompts")
 
 
+def _pattern(lm: LanguageModel, regex: str | None, schema: Path | None) -> Pattern | None:
+    if regex is not None and schema is not None:
+        raise InputError("--regex and --json-schema both say what is written: leave out one")
+    if regex is not None:
+        return lm.regex(console.typed(regex))
+    return None if schema is None else lm.json_schema(_read(schema).decode("utf-8", errors="replace"))
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror or error})") from None
+
+
 # ---- prompts ---------------------------------------------------------------------------------------------------
 
 
@@ -145,11 +169,7 @@ def _beginnings(prompt: str | None, file: Path | None) -> list[str]:
 
 def _lines(file: Path) -> Iterator[str]:
     """The prompts of a file. Lines that are empty are none; in JSONL a prompt may be."""
-    try:
-        raw = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror or error})") from None
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    for number, line in enumerate(_read(file).removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         try:
             text = line.removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError:
@@ -184,6 +204,7 @@ class _Shows:
     logprobs: int | None
     json: bool
     translates: bool
+    pattern: Pattern | None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -208,6 +229,8 @@ class _Shows:
         }
         if self.logprobs:
             found["top"] = [[{"id": i, "logprob": x} for i, x in place] for place in made.top]
+        if self.pattern is not None:
+            found["complete"] = self.pattern.met(made.ids)
         return found
 
     def how(self) -> dict[str, Any]:
@@ -234,7 +257,12 @@ class _Shows:
         self.listed(made)
 
     def listed(self, made: Generation) -> None:
-        """The tokens with their log-probabilities."""
+        """What is told below a text: whether its pattern is met, and the tokens with their log-probabilities."""
+        if self.pattern is not None and not self.pattern.met(made.ids):
+            console.say(
+                f"! after {len(made.ids):,} tokens the text does not yet meet {self.pattern.what} "
+                f"(it ended by: {made.finish_reason}); give it more --max-new-tokens"
+            )
         if self.logprobs is None:
             return
         header = ["token", "id", "log p", "p", *(["likeliest"] if self.logprobs else [])]
@@ -254,7 +282,9 @@ def _one(shows: _Shows, prompt: str) -> None:
 
     lm, came = shows.lm, []
     line: pieces.Barred | None = None
-    for index, piece in enumerate(lm.pieces(prompt, top_logprobs=shows.logprobs or 0, **shows.settings)):
+    for index, piece in enumerate(
+        lm.pieces(prompt, top_logprobs=shows.logprobs or 0, pattern=shows.pattern, **shows.settings)
+    ):
         came.append(piece)
         # The prompt is shown only once it is known to fit.
         if shows.json:
@@ -282,7 +312,12 @@ def _many(shows: _Shows, texts: Sequence[str], n: int, best_of: int, from_file: 
     several, kept = max(n, best_of), []
     with stop_on_signals() as stop:
         found = shows.lm.samples(
-            texts, several, top_logprobs=shows.logprobs or 0, stopped=stop.__bool__, **shows.settings
+            texts,
+            several,
+            top_logprobs=shows.logprobs or 0,
+            pattern=shows.pattern,
+            stopped=stop.__bool__,
+            **shows.settings,
         )
         of_prompt: list[Sample] = []
         for sample in found:
