@@ -26,17 +26,21 @@ from fabula.errors import InputError, PromptError
 from fabula.evaluate.intrinsic import Score, score_documents, score_rows
 from fabula.export.run import open_model
 from fabula.generate import run as generating
-from fabula.generate.compiled import CompiledDecoder
+from fabula.generate.backend import Backend
 from fabula.generate.config import GenerateConfig
 from fabula.generate.constrained import Pattern, json_schema, regex
 from fabula.generate.decoding import DecoderBackend
 from fabula.generate.dialogue import Dialogue, Mode, mode_of
+from fabula.generate.ensemble import EnsembleBackend
 from fabula.generate.many import Sample, together
 from fabula.generate.run import Generation, Piece
 from fabula.generate.runtime import choose_engine
 from fabula.model.encdec import EncoderDecoder
 from fabula.model.kinds import AnyModel
 from fabula.tokenizer.base import Tokenizer
+
+# Texts that a member of an ensemble writes at a time, and those kept beside them.
+_MEMBERS_CAPACITY = 64
 
 
 def load(
@@ -74,16 +78,45 @@ class LanguageModel:
     ) -> None:
         self.model, self.tokenizer, self.device, self.checkpoint = model.eval(), tokenizer, device, checkpoint
         self._wanted = engine, weights
+        self._others: tuple[LanguageModel, ...] = ()
 
     @cached_property
-    def _engine(self) -> tuple[CompiledDecoder | None, str]:
+    def _engine(self) -> tuple[Backend | None, str]:
         # At the first text: what only scores needs no second form of the weights.
-        return choose_engine(self.model, self.device, *self._wanted, n_ids=self.tokenizer.vocab_size)
+        chosen = choose_engine(self.model, self.device, *self._wanted, n_ids=self.tokenizer.vocab_size)
+        if not self._others:
+            return chosen
+        backends = [chosen[0] or self._torch(), *(other._engine[0] or other._torch() for other in self._others)]
+        return EnsembleBackend(backends), f"{len(backends)} models, their probabilities averaged"
+
+    def _torch(self) -> DecoderBackend:
+        assert not isinstance(self.model, EncoderDecoder)
+        return DecoderBackend(self.model, self.device, capacity=_MEMBERS_CAPACITY, n_ids=self.tokenizer.vocab_size)
 
     @property
     def engine(self) -> tuple[str, str]:
-        """What generates, torch or compiled, and the reason."""
-        return "torch" if self._engine[0] is None else "compiled", self._engine[1]
+        """What generates, torch or compiled (or an ensemble of models), and the reason."""
+        backend, reason = self._engine
+        if isinstance(backend, EnsembleBackend):
+            return "ensemble", reason
+        return "torch" if backend is None else "compiled", reason
+
+    def with_others(self, *others: LanguageModel) -> LanguageModel:
+        """An ensemble that writes with the averaged probabilities of all; it scores nothing.
+
+        InputError unless all have the very same tokenizer.
+        """
+        for model in (self, *others):
+            if isinstance(model.model, EncoderDecoder):
+                raise InputError("models that translate form no ensembles")
+            if model.tokenizer.fingerprint != self.tokenizer.fingerprint:
+                raise InputError(
+                    "these models have different tokenizers, so their ids mean different things: an ensemble needs "
+                    f"one ({self.tokenizer.fingerprint[:12]} and {model.tokenizer.fingerprint[:12]})"
+                )
+        made = LanguageModel(self.model, self.tokenizer, self.device, self.checkpoint, *self._wanted)
+        made._others = (*self._others, *others)
+        return made
 
     def generate(
         self, prompt: str = "", *, top_logprobs: int = 0, pattern: Pattern | None = None, **settings: Any
@@ -172,6 +205,7 @@ class LanguageModel:
 
         An encoder-decoder predicts it as what is to be written for a `source`.
         """
+        self._alone()
         ids, n_bytes = self.encode(text), len(text.encode("utf-8"))
         special = self.tokenizer.special
         if isinstance(self.model, EncoderDecoder):
@@ -181,6 +215,10 @@ class LanguageModel:
         return score_documents(
             self.model, [(ids, n_bytes)], special.end_of_document, self.device, stride, begin=special.begin
         )
+
+    def _alone(self) -> None:
+        if self._others:
+            raise InputError("an ensemble writes texts and scores none: ask its models one by one")
 
     def _score_pair(self, model: EncoderDecoder, source: str | None, ids: list[int], n_bytes: int) -> Score:
         if source is None:
@@ -209,6 +247,7 @@ class LanguageModel:
     @torch.inference_mode()
     def logits(self, ids: Iterable[int]) -> Tensor:
         """Logits (T, V) in float32 for T ids as they are: no start token is added."""
+        self._alone()
         row = list(ids)
         if isinstance(self.model, EncoderDecoder):
             raise PromptError("an encoder-decoder reads two texts: call lm.model(source, lengths, tokens)")

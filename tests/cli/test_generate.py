@@ -179,3 +179,26 @@ def test_patterns(cli: Cli, tiny_run: Path, prompts: Path, tmp_path: Path) -> No
     refused(cli("generate", tiny_run, "--regex", "a", "--json-schema", schema), 2, "leave out one")
     refused(cli("generate", tiny_run, "--json-schema", "none.json"), 2, "cannot be read")
     refused(cli("generate", tiny_run, "--regex", "a", "--lookup", 2), 2, "do not go together")
+
+
+def test_the_best_texts_of_a_search(cli: Cli, tiny_run: Path) -> None:
+    search = ["generate", tiny_run, "--prompt", "El", "--beams", 4, *FEW]
+    plain = one_document(ok(cli(*search, "--json")))
+    best = one_document(ok(cli(*search, "--n", 3, "--beam-groups", 2, "--diversity", 3, "--json")))["samples"]
+    assert len({tuple(b["ids"]) for b in best}) == len(best) == 3
+    assert one_document(ok(cli(*search, "--beam-groups", 1, "--json")))["ids"] == plain["ids"]
+    shown = ok(cli(*search, "--n", 2))
+    assert "sample 2, " in shown
+    assert "seed" not in shown
+    refused(cli(*search, "--beam-groups", 3), 2, "beam_groups=3 must divide beams=4")
+    refused(cli(*search, "--n", 5), 2, "finds no more texts")
+    refused(cli(*search, "--best-of", 2), 2, "--temperature")
+
+
+def test_models_together(cli: Cli, tiny_run: Path) -> None:
+    """A model with itself is itself; other checkpoints have a say."""
+    alone = one_document(ok(cli("generate", tiny_run, "--prompt", "El", *FEW, "--json")))
+    both = one_document(ok(cli("generate", tiny_run, "--also", tiny_run, "--prompt", "El", *FEW, "--json")))
+    assert both["ids"] == alone["ids"]
+    assert both["engine"] == "ensemble"
+    refused(cli("generate", tiny_run, "--also", "none"), 2, "no model at none")

@@ -42,6 +42,13 @@ def generate(
         float | None, Parameter(help="0 is greedy; 0.7 by default, 0 of a model that translates")
     ] = None,
     beams: Annotated[int, Parameter(help="texts that a search keeps (nothing is drawn); 1: no search")] = 1,
+    beam_groups: Annotated[
+        int, Parameter(help="groups of the beams, each shunning what those before it choose; 1: none")
+    ] = 1,
+    diversity: Annotated[float, Parameter(help="groups: what a token loses for each text that just chose it")] = 0.5,
+    length_penalty: Annotated[
+        float, Parameter(help="beams: texts compete by their log-probability / length^this; 0 favours short ones")
+    ] = 1.0,
     top_k: Annotated[int, Parameter(help="keep the k likeliest tokens; 0: all")] = 0,
     top_p: Annotated[float, Parameter(help="keep the likeliest tokens up to this probability")] = 1.0,
     min_p: Annotated[float, Parameter(help="keep tokens of this share of the likeliest one's probability")] = 0.0,
@@ -72,6 +79,10 @@ def generate(
     json_schema: Annotated[
         Path | None, Parameter(help="a file with a JSON schema; what is written is JSON that it admits")
     ] = None,
+    also: Annotated[
+        tuple[Path, ...],
+        Parameter(negative=(), help="another model with the same tokenizer: they write together; may be repeated"),
+    ] = (),
     engine: Annotated[
         str, Parameter(help="torch, compiled (a CPU; faster), or auto: compiled where it can be")
     ] = "auto",
@@ -100,6 +111,9 @@ def generate(
             "max_new_tokens": max_new_tokens,
             "temperature": drawn if temperature is None else temperature,
             "beams": beams,
+            "beam_groups": beam_groups,
+            "diversity": diversity,
+            "length_penalty": length_penalty,
             "top_k": top_k,
             "top_p": top_p,
             "min_p": min_p,
@@ -116,10 +130,12 @@ def generate(
     texts = _beginnings(prompt, prompts)
     _check(len(texts), n, best_of, logprobs)
     lm = load(model, checkpoint, device, console.say, engine, weights)
+    if also:
+        lm = lm.with_others(*(load(other, checkpoint, device, console.say, engine, weights) for other in also))
     translates = isinstance(lm.model, EncoderDecoder)
     if translates and temperature is None:
         config = dataclasses.replace(config, temperature=0.0)
-    if max(n, best_of) > 1 and config.temperature == 0:
+    if max(n, best_of) > 1 and config.temperature == 0 and (beams == 1 or best_of > 1):
         raise InputError(f"{max(n, best_of)} texts of one prompt would be equal: draw them, with a --temperature")
     pattern = _pattern(lm, regex, json_schema)
     shows = _Shows(model, lm, config, view, logprobs, json, translates, pattern)
@@ -351,7 +367,7 @@ def _headed(shows: _Shows, sample: Sample, n_prompts: int, n: int, best_of: int)
     if best_of > 1:
         said.append(f"the likeliest of {best_of:,}")
     said.append(f"{math.exp(sample.mean_logprob):.1%} a token")
-    if max(n, best_of) > 1:
+    if max(n, best_of) > 1 and shows.config.beams == 1:
         said.append(f"seed {sample.seed}")
     console.out(f"── {', '.join(said)}")
     shows.show(sample.made)

@@ -18,7 +18,7 @@ from fabula.generate.batch import Batch, Constraint, Handle, Request
 from fabula.generate.config import GenerateConfig
 from fabula.generate.decoding import DecoderBackend
 from fabula.generate.follow import Follower
-from fabula.generate.run import Generation, Piece, encode_prompt, gather, require_plain, run
+from fabula.generate.run import Generation, Piece, encode_prompt, gather, require_plain, run, search
 from fabula.model.encdec import EncoderDecoder
 from fabula.model.kinds import AnyModel
 from fabula.tokenizer.base import Tokenizer
@@ -73,7 +73,8 @@ def together(
     constraint: Callable[[], Constraint] | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Sample]:
-    """`n` texts for each prompt, in the order of the prompts, each as soon as it and those before it are finished.
+    """`n` texts for each prompt, in the order of the prompts, each as soon as it and those before it are finished. Of a
+    search they are the `n` best that it finds, or as many as it finds.
 
     When `stopped` says so, those that are finished come, and no others. PromptError names a prompt that does not fit
     before anything is written.
@@ -83,7 +84,15 @@ def together(
     if isinstance(model, EncoderDecoder) or config.beams > 1 or config.lookup > 0:
         if top_logprobs or constraint is not None:
             require_plain(model, config, "alternatives" if constraint is None else "a pattern or schema")
+        if n > config.beams > 1:
+            raise InputError(f"n={n}: a search with beams={config.beams} finds no more texts than it has beams")
         for place, prompt in enumerate(prompts):
+            if config.beams > 1:
+                if stopped():
+                    return
+                found = search(model, tokenizer, prompt, config, device, backend=backend)
+                yield from (Sample(place, number, config.seed, made) for number, made in enumerate(found[:n]))
+                continue
             for number in range(n):
                 if stopped():
                     return
