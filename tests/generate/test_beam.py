@@ -365,3 +365,20 @@ def test_any_backend_can_be_searched(groups: int) -> None:
     ]
     rows.close()
     assert [backend.open() for _ in range(8)] == list(range(8)), "no sequence is left open"
+
+
+def test_the_compiled_engine_can_be_searched() -> None:
+    """Twice: memory that grew inside the first search is written again after it."""
+    pytest.importorskip("xllamacpp", reason="the extra `generate` is not installed")
+    from fabula.generate.compiled import CompiledDecoder
+
+    made, steps = a_decoder()
+    compiled = CompiledDecoder(made, capacity=8)
+    try:
+        for start in ([5, 6], [7, 1] * 20):
+            rows = BackendSteps(compiled)
+            found = grouped(rows, [start], 4, 7, 2, 0.7)[0]
+            rows.close()
+            assert [h.ids for h in found] == [h.ids for h in grouped(steps(), [start], 4, 7, 2, 0.7)[0]]
+    finally:
+        compiled.release()
