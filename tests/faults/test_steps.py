@@ -707,10 +707,10 @@ def test_no_memory_around_the_steps(
         owner, attribute = place.split(".")
         whole = getattr(getattr(callbacks, owner), attribute)
 
-        def failing(self: Any, at: Any, error: str = error, whole: Any = whole) -> None:
+        def failing(self: Any, at: Any, *more: Any, error: str = error, whole: Any = whole) -> None:
             if at.step >= 12:
                 raise SHORT[error]()
-            whole(self, at)
+            whole(self, at, *more)
 
         with monkeypatch.context() as patch:
             patch.setattr(f"fabula.train.callbacks.{place}", failing)
