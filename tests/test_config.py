@@ -143,7 +143,7 @@ def test_unknown_keys_get_the_nearest_name() -> None:
         ({"notes": {"x": "y"}}, 'garden.notes.x: expected a whole number, got "y"'),
         ({"plant": {"kind": "bush"}}, 'garden.plant.kind: unknown plant "bush"; valid: tree, rose'),
         ({"plant": {"kind": "tre"}}, 'garden.plant.kind: unknown plant "tre"; did you mean "tree"?'),
-        ({"plant": "tree"}, 'garden.plant: expected a table, got "tree"'),
+        ({"plant": "tree"}, 'garden.plant: expected a table, got "tree"; set garden.plant.kind = "tree"'),
         ({"plant": {"kind": "tree", "height": -1}}, "garden.plant: height=-1.0 must be above 0"),
         ({"beds": 13}, "garden: beds=13 brings bad luck"),
         ({"tags": ["x" * 200, 5]}, "garden.tags[1]: expected text, got 5"),

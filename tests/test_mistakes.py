@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from fabula.data.run import run as prepare
 from fabula.data.shards import Shards
 from fabula.device import Device
 from fabula.generate.config import GenerateConfig, Sampling
+from fabula.generate.decoding import DecoderBackend
 from fabula.generate.engine import Engine
 from fabula.generate.run import run as generate
 from fabula.generate.sampling import choose
@@ -46,7 +47,7 @@ from fabula.tokenizer.base import Tokenizer
 from fabula.train.config import TrainConfig
 from fabula.train.objective import NextToken
 from fabula.train.optimizers import MuonConfig, optimizers
-from fabula.train.run import make_plan
+from fabula.train.planning import make_plan
 from fabula.train.schedules import CosineRestarts, Falling, ScheduleConfig, WarmupStableDecay, schedules
 from fabula.train.speed import Speed
 from fabula.train.trainer import Callback, StepRecord, Trainer
@@ -213,18 +214,26 @@ def test_mistake_6_one_token_is_computed_a_step_the_cache_grows_and_temperature_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = build(config(context_length=4096))
-    computed, caches = [], []
+    computed: list[int] = []
+    sizes: list[int] = []
     inner = model.hidden
 
     def counting(tokens: Tensor, **given: Any) -> Tensor:
         computed.append(tokens.numel())
-        caches.append(given["cache"])
         return inner(tokens, **given)
 
+    step = DecoderBackend.step
+
+    def stepping(backend: DecoderBackend, sequences: Sequence[int], ids: Sequence[int]) -> Tensor:
+        computed.append(len(ids))
+        sizes.append(backend.n_bytes())
+        return step(backend, sequences, ids)
+
     monkeypatch.setattr(model, "hidden", counting)
+    monkeypatch.setattr(DecoderBackend, "step", stepping)
     list(Engine(model, -1, CPU).stream([1, 2, 3], 20, Sampling(seed=0)))
     assert computed == [3] + [1] * 19
-    assert 0 < caches[-1].n_bytes() < model.config.cache_bytes() / 20, "4,096 places are not kept for 23 tokens"
+    assert 0 < sizes[-1] < model.config.cache_bytes() / 20, "4,096 places are not kept for 23 tokens"
     logits = torch.linspace(0, 3, 8)
 
     def distinct(temperature: float) -> int:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fabula import checkpoint, pipeline, storage
-from fabula.errors import DamagedError, FabulaError, InputError, SourceError, Stopped
+from fabula.errors import DamagedError, DivergedError, FabulaError, InputError, SourceError, Stopped
+from fabula.evaluate import run as evaluate_stage
 from fabula.progress import Silent
+from fabula.storage.folders import seal
+from fabula.train import run as train_stage
 from fabula.train.speed import Speed
 from fabula.train.trainer import Trainer
 from tests import tiny
@@ -393,3 +399,95 @@ def test_a_stride_longer_than_the_context_is_told_before_training(tmp_path: Path
     with pytest.raises(InputError, match="stride"):
         pipeline.run(tiny.write_recipe(tmp_path), {"evaluate.stride": 33, "train.budget": "2steps"}, runs=tmp_path)
     assert not (tmp_path / "tiny" / "checkpoints").exists()
+
+
+def test_a_run_of_before_there_was_a_setting_goes_on(copied_run: Path, tmp_path: Path) -> None:
+    """Whatever section the setting came into: at its default the run is the same one, otherwise it is told alone."""
+    for made in checkpoint.checkpoints(copied_run):
+        inputs = made.manifest["train_inputs"]
+        del inputs["generate"]["lookup"], inputs["generate"]["typical_p"], inputs["model"]["logit_cap"]
+        del inputs["train"]["skip_spikes"], inputs["train"]["optimizer"]["eps"]
+        manifest = {**made.manifest, "train_inputs": inputs, "train_key": storage.hash_data(inputs)}
+        del manifest["files"]
+        (made.path / storage.MANIFEST).unlink()
+        seal(made.path, manifest)
+    stages = storage.read_json(copied_run / "stages.json")
+    stages["train"]["key"] = storage.hash_data(inputs)
+    storage.write_json(copied_run / "stages.json", stages)
+    before = everything(copied_run)
+    assert skipped(again(copied_run, tmp_path))["train"]
+    assert skipped(pipeline.resume(copied_run))["train"]
+    assert everything(copied_run) == before
+    with pytest.raises(InputError, match=r"would change \(generate\.lookup: None -> 8\); choose"):
+        again(copied_run, tmp_path, {"generate.lookup": 8})
+
+
+def test_the_threads_of_one_run_are_not_those_of_the_next(
+    copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a comparison: a count that one run asks for, or finds to be fastest, stays its own."""
+    before, seen = torch.get_num_threads(), []
+    wanted = before + 1
+    evaluate = evaluate_stage.run_on_split
+    monkeypatch.setattr(
+        evaluate_stage, "run_on_split", lambda *a: (seen.append(torch.get_num_threads()), evaluate(*a))[1]
+    )
+    again(copied_run, tmp_path, {"train.threads": wanted, "evaluate.validation_bytes": 1500})
+    assert (seen, torch.get_num_threads()) == ([wanted], before)
+
+
+def test_a_run_is_evaluated_in_the_format_that_it_was_trained_in(
+    copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fabula.train.precision.relative_time", lambda *a: 0.1)
+    formats: list[str] = []
+    evaluate = evaluate_stage.run_on_split
+    monkeypatch.setattr(evaluate_stage, "run_on_split", lambda *a: (formats.append(a[4].dtype), evaluate(*a))[1])
+    again(copied_run, tmp_path, {"train.precision": "auto", "evaluate.validation_bytes": 1500})
+    assert formats == ["float32"]
+
+
+def with_trainer(run: Path, change: Callable[[Any], object]) -> None:
+    """Take the newest checkpoint of a run away, and change what the trainer kept in the one before."""
+    storage.remove(checkpoint.checkpoints(run)[-1].path)
+    newest = checkpoint.checkpoints(run)[-1]
+    kept = checkpoint.trainer_data(newest)
+    change(kept)
+    storage.write_json(newest.path / checkpoint.TRAINER, kept)
+    (newest.path / storage.MANIFEST).unlink()
+    seal(newest.path, {name: value for name, value in newest.manifest.items() if name != "files"})
+
+
+def test_what_is_compiled_again_has_the_rows_that_fitted(
+    copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_trainer(copied_run, lambda kept: kept.update(micro_rows=1))
+    rows: list[int] = []
+    objective = train_stage._objective
+    monkeypatch.setattr(train_stage, "_objective", lambda *a: (rows.append(a[3].tokens.shape[0]), objective(*a))[1])
+    again(copied_run, tmp_path)
+    assert rows == [1]
+
+
+def test_a_run_whose_plan_has_no_format_goes_on_in_that_of_its_environment(
+    copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of before formats were measured: what was trained in float32 is not gone on with in another one."""
+    monkeypatch.setattr("fabula.train.precision.relative_time", lambda *a: 0.1)
+    with_trainer(copied_run, lambda kept: kept["plan"].pop("dtype"))
+    result = again(copied_run, tmp_path, {"train.precision": "auto"})
+    assert result.summary["environment"]["dtype"] == "float32"
+
+
+def test_a_model_whose_score_is_not_finite_has_diverged(
+    copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = evaluate_stage.run_on_split
+
+    def scored(*given: Any) -> Any:
+        made = evaluate(*given)
+        return replace(made, score=replace(made.score, nats=math.nan))
+
+    monkeypatch.setattr(evaluate_stage, "run_on_split", scored)
+    with pytest.raises(DivergedError, match=r"step-0000\d\d: its score on the validation text is not finite"):
+        again(copied_run, tmp_path, {"evaluate.validation_bytes": 1500})

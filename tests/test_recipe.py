@@ -48,6 +48,8 @@ def test_all_problems_at_once_each_with_its_way_out(tmp_path: Path) -> None:
         ("train.optimizer.kind", "adamww", 'did you mean "adamw"'),
         ("train.optimizer.lr", "-1", "above 0"),
         ("train.schedule.final", "2", "between 0 and 1"),
+        ("train.average", "ema", 'expected a table, got "ema"; set train.average.kind = "ema"'),
+        ("train.average.length", "0.1", 'the average "none" has no settings; set train.average.kind = "ema" for it'),
         ("model.preset", "fabula-1mm", 'did you mean "fabula-1m"'),
         ("model.d_modle", "3", 'did you mean "d_model"'),
         ("model.ffn.kind", "swigloo", 'did you mean "swiglu"'),

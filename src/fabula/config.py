@@ -335,7 +335,8 @@ def _convert_table(kind: Any, value: Any, path: str, problems: list[str]) -> Any
     if isinstance(value, kind):
         return value
     if not isinstance(value, Mapping):
-        problems.append(f"{path}: expected a table, got {_show(value)}")
+        named = f"; set {path}.kind = {_show(value)}" if str(value) in getattr(kind, "variants", ()) else ""
+        problems.append(f"{path}: expected a table, got {_show(value)}{named}")
         return _BAD
     variants = getattr(kind, "variants", None)
     if variants is not None:
@@ -347,6 +348,12 @@ def _convert_table(kind: Any, value: Any, path: str, problems: list[str]) -> Any
             problems.append(f'{path}.kind: unknown {variants.noun} "{name}"; {nearest(name, variants)}')
             return _BAD
         kind, value = variants.get(name), {k: v for k, v in value.items() if k != "kind"}
+        if value and not dataclasses.fields(kind):
+            for key in value:
+                having = [n for n in variants if key in {f.name for f in dataclasses.fields(variants.get(n))}]
+                hint = f'; set {path}.kind = "{having[0]}" for it' if having else ""
+                problems.append(f'{path}.{key}: the {variants.noun} "{name}" has no settings{hint}')
+            return _BAD
     made = collect(kind, value, path, problems)
     return _BAD if made is None else made
 

@@ -11,6 +11,7 @@ import os
 import platform
 import random
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,18 @@ def use_threads(count: int) -> int:
     if torch.get_num_threads() != count:
         torch.set_num_threads(count)
     return count
+
+
+@contextlib.contextmanager
+def threads_restored() -> Iterator[None]:
+    """What a run does with torch's threads ends with it: the next one of the process begins with as many."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        use_threads(before)
 
 
 def cores() -> int:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from fabula import pipeline, storage
+from fabula import storage
 from fabula.errors import DivergedError
+from fabula.train import run as train_stage
 from tests import tiny
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -65,14 +66,14 @@ def test_what_is_typed_wrong_makes_nothing(cli: Cli, tmp_path: Path) -> None:
 def test_a_run_that_fails_is_exit_code_1_and_the_table_is_there(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = pipeline.train_stage.run
+    train = train_stage.run
 
     def failing(config: Any, model: Any, tokenizer: Any, shards: Any, folder: Path, **more: Any) -> Any:
         if folder.name.startswith("adamw"):
             raise DivergedError("3 steps in a row were not finite")
         return train(config, model, tokenizer, shards, folder, **more)
 
-    monkeypatch.setattr(pipeline.train_stage, "run", failing)
+    monkeypatch.setattr(train_stage, "run", failing)
     recipe = tiny.write_recipe(tmp_path)
     arguments = ("compare", recipe, "--vary", "train.optimizer.kind=muon,adamw", *ALIKE)
     code, out, err = cli(*arguments)

@@ -13,7 +13,10 @@ import pytest
 from fabula import checkpoint, pipeline, storage
 from fabula.compare import run as stage
 from fabula.config import Data
+from fabula.data import run as data_stage
 from fabula.errors import BusyError, ConfigError, DamagedError, DivergedError, InputError, MachineError, Stopped
+from fabula.tokenizer import run as tokenizer_stage
+from fabula.train import run as train_stage
 from fabula.train.speed import Speed
 from fabula.train.trainer import Trainer
 from tests import tiny
@@ -146,9 +149,9 @@ def test_the_same_order_for_every_variant_of_a_seed(tmp_path: Path, monkeypatch:
 def test_text_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learnt: list[int] = []
     cut: list[Path] = []
-    learn, prepare = pipeline.tokenizer_stage.run, pipeline.data_stage.run
-    monkeypatch.setattr(pipeline.tokenizer_stage, "run", lambda *a: (learnt.append(1), learn(*a))[1])
-    monkeypatch.setattr(pipeline.data_stage, "run", lambda *a: (cut.append(a[3]), prepare(*a))[1])
+    learn, prepare = tokenizer_stage.run, data_stage.run
+    monkeypatch.setattr(tokenizer_stage, "run", lambda *a: (learnt.append(1), learn(*a))[1])
+    monkeypatch.setattr(data_stage, "run", lambda *a: (cut.append(a[3]), prepare(*a))[1])
     made = compare(tmp_path, "tokenizer.vocab_size=300,320", "model.n_layers=1,2")
     assert len(learnt) == 2
     assert len(cut) == 2
@@ -335,7 +338,7 @@ def test_what_does_not_fit_is_told_before_training(tmp_path: Path, steps_taken: 
 def test_a_variant_that_fails_does_not_cost_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, status: str, told: str
 ) -> None:
-    train = pipeline.train_stage.run
+    train = train_stage.run
     tried: list[Path] = []
 
     def failing(config: Any, model: Any, tokenizer: Any, shards: Any, folder: Path, **more: Any) -> Any:
@@ -344,7 +347,7 @@ def test_a_variant_that_fails_does_not_cost_the_others(
             raise error
         return train(config, model, tokenizer, shards, folder, **more)
 
-    monkeypatch.setattr(pipeline.train_stage, "run", failing)
+    monkeypatch.setattr(train_stage, "run", failing)
     made = compare(tmp_path)
     first, other = made["variants"]
     assert made["status"] == "finished"
@@ -361,14 +364,14 @@ def test_a_variant_that_fails_does_not_cost_the_others(
 
 
 def test_a_first_variant_without_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train = pipeline.train_stage.run
+    train = train_stage.run
 
     def failing(config: Any, model: Any, tokenizer: Any, shards: Any, folder: Path, **more: Any) -> Any:
         if folder.name.startswith("muon"):
             raise DivergedError("no")
         return train(config, model, tokenizer, shards, folder, **more)
 
-    monkeypatch.setattr(pipeline.train_stage, "run", failing)
+    monkeypatch.setattr(train_stage, "run", failing)
     made = compare(tmp_path, seeds=1)
     assert made["variants"][0]["bits_per_byte"] is None
     assert made["variants"][1]["difference"] is None

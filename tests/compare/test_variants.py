@@ -21,7 +21,7 @@ def test_every_combination_the_last_setting_fastest(tmp_path: Path) -> None:
     assert [v.label for v in made] == ["muon, n_layers 1", "muon, n_layers 2", "adamw, n_layers 1", "adamw, n_layers 2"]
     assert [v.slug for v in made] == ["muon-n_layers-1", "muon-n_layers-2", "adamw-n_layers-1", "adamw-n_layers-2"]
     assert made[1].settings == {"train.optimizer.kind": "muon", "model.n_layers": "2"}
-    assert made[2].recipe.model["n_layers"] == "1"
+    assert made[2].recipe.model["n_layers"] == 1
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,13 @@ def test_problems_beyond_the_sections(tmp_path: Path) -> None:
 def test_the_same_settings_in_two_spellings(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r'"clip 1" and "clip 1\.0" are the same settings'):
         expanded(tmp_path, "train.clip=1,1.0")
+
+
+@pytest.mark.parametrize(
+    "varied", ["train.precision=float32,bfloat16", "train.compile=off,on", "train.recompute=false,true"]
+)
+def test_how_it_is_computed_may_be_compared(varied: str, tmp_path: Path) -> None:
+    assert len(expanded(tmp_path, varied)) == 2
 
 
 def test_folders_differ_where_values_do(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from fabula import pipeline, recipe, storage
 from fabula.corpus.fables import Fables
 from fabula.defaults import request
 from fabula.defaults import run as defaults_stage
-from fabula.errors import ConfigError, InputError, SourceError
+from fabula.errors import ConfigError, InputError, SourceError, Stopped
 from fabula.train.speed import Speed
 from tests import tiny
 
@@ -110,7 +112,11 @@ def test_the_recipe_that_it_leaves_can_be_edited_and_run(cli: Cli, text: Path, t
     assert cli("run", text, "--budget", "3steps", *where, *OPTIONS)[0] == 0
     edited = tmp_path / "edited.toml"
     edited.write_text((tmp_path / "runs" / "mis-cuentos" / "recipe.toml").read_text(encoding="utf-8"), encoding="utf-8")
-    assert cli("run", edited, "--name", "edited", "--train.budget", "2steps", *where)[0] == 0
+    given = ("--train.budget", "2steps", "--train.batch_tokens", "512")
+    code, _, err = cli("run", edited, "--name", "edited", *given, *where)
+    assert code == 0
+    assert "  tokenizer.most_tokens  " in err
+    assert "train.batch_tokens  " not in err, "what was given was not chosen"
 
 
 def test_one_document_with_json(cli: Cli, text: Path, tmp_path: Path) -> None:
@@ -165,6 +171,17 @@ def test_a_machine_that_never_agrees_with_itself_is_asked_three_times(monkeypatc
     made = choose("fables:es", **{"train.budget": "10m"})
     assert len(calls) <= 3
     assert made.rules["model.preset"].startswith(f"{made.model['preset']}: ")
+
+
+def test_a_signal_is_heard_while_the_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(config: Any, model: Any, *rest: Any) -> Speed:
+        os.kill(os.getpid(), signal.SIGINT)
+        rest[-1].check("measuring this machine")
+        return pytest.fail("not heard")
+
+    monkeypatch.setattr("fabula.defaults.run.measure", measure)
+    with pytest.raises(Stopped, match="stopped while measuring this machine"):
+        choose("fables:es", **{"train.budget": "10m"})
 
 
 def test_without_a_budget_it_is_five_minutes(text: Path, measured: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 
 import fabula
 from fabula import checkpoint, storage
+from fabula.storage.folders import seal
 from tests import tiny
 from tests.distributed.company import Company, CompanyServer, told
 from tests.distributed.conftest import RUN
@@ -117,4 +119,24 @@ def test_fewer_rows_than_processes(server: CompanyServer, tmp_path: Path) -> Non
     tiny.write_recipe(tmp_path)
     processes = Company(server, tmp_path, 3).start(*RUN, "--train.batch_tokens", "64")
     assert [p.wait() for p in processes].count(2) >= 1, told(processes)
-    assert "a step of 2 rows cannot be shared out to 3 processes" in told(processes)
+    assert told(processes).count("a step of 2 rows cannot be shared out to 3 processes") == 1
+
+
+def test_a_compiled_run_goes_on_uncompiled_on_several(server: CompanyServer, alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "tiny"
+    shutil.copytree(alone, run)
+    storage.remove(checkpoint.checkpoints(run)[-1].path)
+    newest = checkpoint.checkpoints(run)[-1]
+    kept = checkpoint.trainer_data(newest)
+    kept["plan"]["compiled"] = True
+    storage.write_json(newest.path / checkpoint.TRAINER, kept)
+    facts = {name: value for name, value in newest.manifest.items() if name != "files"}
+    facts["environment"]["compiled"] = True
+    (newest.path / storage.MANIFEST).unlink()
+    seal(newest.path, facts)
+    company = Company(server, tmp_path)
+    refused = company.start("resume", "runs/tiny", "--train.compile", "on")
+    assert [p.wait() for p in refused] == [2, 2], told(refused)
+    assert "not to be had where several processes train together" in told(refused)
+    assert "compiled: True -> False" in company.run("resume", "runs/tiny")[0].output
+    assert furthest(alone, run) < 1e-5

@@ -122,13 +122,13 @@ def test_the_run_looks_at_the_disk_before_it_trains(
             free = [10**9]
             patch.setattr(shutil, "disk_usage", lambda folder, free=free: Usage(10**9, 0, free[0]))
 
-            def stage(*arguments: Any, free: Any = free, choose: Any = None, **named: Any) -> Any:
-                from fabula.device import choose
+            def stage(*arguments: Any, free: Any = free, **named: Any) -> Any:
+                from fabula.train.precision import place
 
                 free[0] = 4_000_000
-                return choose(*arguments, **named)
+                return place(*arguments, **named)
 
-            patch.setattr("fabula.train.run.choose", stage)
+            patch.setattr("fabula.train.run.place", stage)
             code, out, err = cli("run", path, "--name", name, "--train.keep", keep)
             assert (code, out) == (3, "")
             assert f"a run that keeps {keep} checkpoints of" in err

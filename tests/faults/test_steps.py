@@ -35,7 +35,7 @@ from fabula.train.config import TrainConfig
 from fabula.train.guard import Guard
 from fabula.train.objective import Loss, NextToken
 from fabula.train.optimizers import AdamWConfig, MuonConfig, OptimizerConfig
-from fabula.train.run import make_plan
+from fabula.train.planning import make_plan
 from fabula.train.schedules import WarmupStableDecay
 from fabula.train.speed import Speed
 from fabula.train.spikes import WINDOW, Spikes
@@ -707,10 +707,10 @@ def test_no_memory_around_the_steps(
         owner, attribute = place.split(".")
         whole = getattr(getattr(callbacks, owner), attribute)
 
-        def failing(self: Any, at: Any, error: str = error, whole: Any = whole) -> None:
+        def failing(self: Any, at: Any, *more: Any, error: str = error, whole: Any = whole) -> None:
             if at.step >= 12:
                 raise SHORT[error]()
-            whole(self, at)
+            whole(self, at, *more)
 
         with monkeypatch.context() as patch:
             patch.setattr(f"fabula.train.callbacks.{place}", failing)

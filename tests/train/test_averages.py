@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,25 @@ def test_what_is_reported_is_what_is_saved(
     better = "averaged" if last["averaged_bits_per_byte"] < last["raw_bits_per_byte"] else "raw"
     assert last["weights"] == result.facts["weights"] == better
     assert sum("averaged weights" in sentence and "this checkpoint holds" in sentence for sentence in HEARD.said) == 1
+
+
+@pytest.mark.parametrize("strange", [math.nan, math.inf])
+def test_weights_without_a_score_are_not_the_better_ones(
+    tiny_data: Shards, tiny_tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strange: float
+) -> None:
+    calls: list[int] = []
+
+    def scored(*given: Any) -> Score:
+        calls.append(1)
+        return Score(nats=strange if len(calls) == 5 else 10.0, tokens=10, bytes=10)
+
+    monkeypatch.setattr(Evaluate, "score", scored)
+    result = train(tiny_data, tiny_tokenizer, tmp_path, keep=4, average={"kind": "ema", "length": 0.3})
+    assert result.facts["weights"] == "averaged"
+    [last] = [
+        r for r in storage.read_json_lines(tmp_path / "metrics.jsonl") if r["step"] == 20 and r["kind"] != "train"
+    ]
+    assert (last["averaged_bits_per_byte"], last["raw_bits_per_byte"]) == (last["bits_per_byte"], None)
 
 
 @pytest.mark.parametrize("better", ["averaged", "raw"])

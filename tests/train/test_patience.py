@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from fabula.evaluate.intrinsic import Score
 from fabula.plan.estimate import WORN, repeats, worth
 from fabula.progress import Silent
 from fabula.train.callbacks import Evaluate
-from fabula.train.run import _reading_notes
+from fabula.train.material import reading_notes
 from fabula.train.trainer import Trainer
 from tests import tiny
 
@@ -144,6 +145,27 @@ def test_without_patience_nothing_ends(tmp_path: Path, worse_after_nine: None) -
     assert result.evaluation["step"] == 9
 
 
+def test_scores_that_are_not_finite_end_nothing_and_stand_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a line of metrics, nor the best, nor a reason to end before there was one."""
+    nats = {3: math.nan, 6: math.inf, 9: 10.0, 12: math.nan, 15: 11.0}
+
+    def attach(self: Evaluate, trainer: Trainer) -> None:
+        self.score = lambda *given: Score(nats=nats.get(trainer.step, 12.0), tokens=10, bytes=10)  # type: ignore[method-assign]
+        inner(self, trainer)
+
+    inner = Evaluate.evaluate
+    monkeypatch.setattr(Evaluate, "evaluate", attach)
+    heard = Heard()
+    result = run(tmp_path, heard)
+    trained = result.summary["train"]
+    assert (trained["steps"], trained["best_step"]) == (15, 9)
+    lines = storage.read_json_lines(RunFolder(result.folder).metrics)
+    assert [r["step"] for r in lines if r["kind"] == "evaluation"] == [9, 15]
+    assert sum("the validation score is not finite" in sentence for sentence in heard.said) == 3
+
+
 def test_a_comparison_tells_that_runs_may_end_early(tmp_path: Path, worse_after_nine: None, quick: None) -> None:
     asked = comparing.CompareConfig(
         recipe=tiny.write_recipe(tmp_path),
@@ -184,8 +206,8 @@ def test_what_repeats_are_worth() -> None:
 
 def test_a_plain_text_read_too_often_is_told_with_advice(tiny_data: Shards) -> None:
     loader = Loader(tiny_data.train, tiny.CONTEXT, 0, True)
-    assert _reading_notes(loader, WORN * loader.n_rows) == []
-    [told] = _reading_notes(loader, 10 * loader.n_rows)
+    assert reading_notes(loader, WORN * loader.n_rows) == []
+    [told] = reading_notes(loader, 10 * loader.n_rows)
     assert told == repeats("the text", 10.0)
     for part in ("read 10.0 times", "2.5 times as much text", "--train.budget 4epochs", "--train.patience 3"):
         assert part in told

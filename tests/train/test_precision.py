@@ -85,10 +85,18 @@ def test_float32_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_that_goes_on_keeps_its_format(monkeypatch: pytest.MonkeyPatch) -> None:
-    measured(monkeypatch, bfloat16=2.0, float16=1.0)
+    measured(monkeypatch, bfloat16=1.1, float16=1.0)
     assert place(asking(), "bfloat16").dtype == "bfloat16"
     assert place(asking(precision="float32"), "bfloat16").dtype == "float32", "asked for"
     assert place(asking(), "float8").dtype == "float32", "begun where that is to be had"
+    measured(monkeypatch, bfloat16=2.0)
+    assert place(asking(precision="bfloat16"), "bfloat16").dtype == "bfloat16", (
+        "a busy moment keeps no run from going on"
+    )
+    measured(monkeypatch, bfloat16=120.0)
+    assert place(asking(), "bfloat16").dtype == "float32", "begun on a card, gone on with on a processor without units"
+    with pytest.raises(MachineError, match=r"take 120\.0 times as long"):
+        place(asking(precision="bfloat16"), "bfloat16")
 
 
 def test_float8_is_refused_without_its_hardware_and_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:

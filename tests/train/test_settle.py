@@ -10,7 +10,7 @@ import pytest
 from fabula.distributed.spread import Spread
 from fabula.train.callbacks import Settle
 from fabula.train.config import TrainConfig
-from fabula.train.run import Plan, settled
+from fabula.train.planning import Plan, settled
 from fabula.train.trainer import StepRecord
 
 

@@ -27,7 +27,8 @@ from fabula.train.callbacks import Evaluate, Latest, Metrics, milestones
 from fabula.train.config import TrainConfig
 from fabula.train.objective import Loss, NextToken
 from fabula.train.optimizers import AdamWConfig, MuonConfig, OptimizerConfig
-from fabula.train.run import TrainResult, make_plan, run
+from fabula.train.planning import make_plan
+from fabula.train.run import TrainResult, run
 from fabula.train.saving import Save
 from fabula.train.schedules import Cosine, WarmupStableDecay
 from fabula.train.speed import Speed

@@ -21,6 +21,7 @@ from fabula.train import run as train_stage
 from fabula.train.budget import parse_budget
 from fabula.train.config import TrainConfig
 from fabula.train.material import step_rows
+from fabula.train.planning import make_plan
 from fabula.train.precision import place
 
 Match = Literal["tokens", "flops"]
@@ -80,7 +81,7 @@ def settle(loaded: Recipe, model: ModelConfig, shards: Shards, match: Match, pro
         _, speed = train_stage.rehearse(
             train, model, loaded.generate, epoch_rows * context, device, row_tokens=loader.row_tokens
         )
-    plan = train_stage.make_plan(train, model, speed, epoch_rows, rows, loaded.generate, loader.row_tokens)
+    plan = make_plan(train, model, speed, epoch_rows, rows, loaded.generate, loader.row_tokens)
     per_step = tokens_per_step(train, model, loader.row_tokens)
     tokens = plan.steps * per_step
     # "120: given" alone would not say of what.

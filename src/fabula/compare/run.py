@@ -28,6 +28,7 @@ from fabula.data.shards import Shards
 from fabula.errors import BusyError, ConfigError, DamagedError, DivergedError, FabulaError, InputError, Stopped
 from fabula.model.config import ModelConfig
 from fabula.progress import Progress, Silent, StopFlag, Task, stop_on_signals
+from fabula.recipe import Recipe
 from fabula.report import comparison as page
 from fabula.stages import now
 
@@ -74,7 +75,7 @@ def run(config: CompareConfig, progress: Progress | None = None) -> Data:
         if config.fresh or (before and before["budget"] is None):  # without a budget nothing was trained
             _clear(root)
         elif before:
-            _refuse_changes(root, before, asked, config.seeds)
+            _refuse_changes(root, before, asked, config.seeds, base)
         return _Comparison(config, root, made, asked, progress or Silent(), stop).run()
 
 
@@ -101,11 +102,11 @@ def _before(root: Path) -> Data:
     return before
 
 
-def _refuse_changes(root: Path, before: Data, asked: Data, seeds: int) -> None:
+def _refuse_changes(root: Path, before: Data, asked: Data, seeds: int, base: Recipe) -> None:
     """InputError when the folder holds another comparison. More seeds are the same one, gone on with."""
-    changed = [
-        f"{name}: {was} -> {is_}" for name, was, is_ in pipeline.differences(before["asked"], asked) if name != "texts"
-    ]
+    # A comparison of before there was some setting goes on.
+    old, new = ({**made, "recipe": pipeline.completed(made["recipe"], base)} for made in (before["asked"], asked))
+    changed = [f"{name}: {was} -> {is_}" for name, was, is_ in pipeline.differences(old, new) if name != "texts"]
     if not changed and before["asked"]["texts"] != asked["texts"]:
         changed = ["the text is not the same"]
     if seeds < before["seeds"]:

@@ -27,6 +27,9 @@ _OURS = {
 # A value of these says enough by itself; any other is shown with the setting's name.
 _TELLING = ("kind", "preset", "source")
 
+# How a run is computed is no part of what it is, but what may be compared: its speed, its memory, its last bits.
+_COMPUTED = ("precision", "compile", "recompute")
+
 
 @dataclass(frozen=True, slots=True)
 class Varied:
@@ -166,7 +169,8 @@ def _refuse_twins(variants: Sequence[Variant]) -> None:
     """InputError when two variants would be the same run: a value written twice in two ways."""
     seen: dict[str, str] = {}
     for variant in variants:
-        key = storage.hash_data(resolved(variant.recipe))
+        train = to_data(variant.recipe.train)
+        key = storage.hash_data({**resolved(variant.recipe), **{name: train[name] for name in _COMPUTED}})
         if key in seen:
             raise InputError(f'"{seen[key]}" and "{variant.label}" are the same settings; leave one out')
         seen[key] = variant.label

@@ -23,7 +23,7 @@ from fabula.device import Device
 from fabula.errors import InputError, SourceError
 from fabula.model.config import ModelConfig
 from fabula.plan import hardware
-from fabula.progress import Progress, Silent, StopFlag
+from fabula.progress import Progress, Silent, stop_on_signals
 from fabula.recipe import Recipe
 from fabula.train import precision
 from fabula.train.budget import parse_budget
@@ -81,7 +81,7 @@ def run(
     else:
         chosen = choose(facts)
     made = [*about_text, *chosen]
-    rules = {choice.name: f"{_shown(choice.value)}: {choice.reason}" for choice in made}
+    rules = {choice.name: f"{shown(choice.value)}: {choice.reason}" for choice in made}
     return replace(_with(made, base, given, source), rules=rules)
 
 
@@ -181,7 +181,8 @@ def _training_flops(chosen: Recipe, model: ModelConfig, place: Device) -> float:
     rows = step_rows(chosen.train, model.context_length)
     batch = made_up(model, rows, (0, model.context_length), chosen.train)
     lengths = np.ones(model.vocab_size, dtype=np.int64)
-    speed = measure(chosen.train, model, batch, batch.rows(0, 1), lengths, rows, place, 0.0, StopFlag())
+    with stop_on_signals() as stop:
+        speed = measure(chosen.train, model, batch, batch.rows(0, 1), lengths, rows, place, 0.0, stop)
     return model.training_flops_per_token() * rows * model.context_length / speed.step
 
 
@@ -190,5 +191,14 @@ def _with(made: Sequence[Choice], base: Data, given: Sequence[tuple[str, str]], 
     return recipe.resolve(config.merge(base, config.nest((c.name, c.value) for c in made)), given, where)
 
 
-def _shown(value: Any) -> str:
+def setting_of(made: Recipe, name: str) -> Any:
+    """A setting of a recipe by its dotted name; None where the recipe does not have it."""
+    value: Any = {**config.to_data(made), "model": made.model}
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value as a rule tells it."""
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -209,10 +209,12 @@ class _ByRows(_Together):
 
     def check(self, rows: int) -> None:
         if rows < self.group.world:
-            raise InputError(
-                f"a step of {rows:,} rows cannot be shared out to {self.group.world} processes: raise "
-                "--train.batch_tokens, or start fewer"
+            error = InputError(
+                f"a step of {rows:,} row{'s' * (rows != 1)} cannot be shared out to {self.group.world} processes: "
+                "raise --train.batch_tokens, or start fewer"
             )
+            error.told = not self.group.leads  # all find it
+            raise error
 
     def share(self, rows: int) -> tuple[int, int]:
         # Those that come first have one more where it does not divide.

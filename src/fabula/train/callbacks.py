@@ -237,6 +237,11 @@ class Evaluate(Callback):
             score, compared = self._better(trainer, score)
             told |= compared
         self.seconds += time.perf_counter() - started
+        if not math.isfinite(score.bits_per_byte):
+            # No score: never the best, in no line; a step that is not finite either is judged where it is taken.
+            self.latest.score, self.latest.score_step = None, trainer.step
+            self.note(f"step {trainer.step:,}: the validation score is not finite; it is left out")
+            return
         self.latest.score, self.latest.score_step = score, trainer.step
         if score.bits_per_byte < self.latest.best_bits_per_byte:
             self.latest.best_bits_per_byte, self.latest.best_step = score.bits_per_byte, trainer.step
@@ -265,13 +270,18 @@ class Evaluate(Callback):
         """The better score at the end of the run, of the mean or of the last step's weights, which is kept from now on;
         and both for the line of metrics."""
         raw = self._scored(trainer)
-        self.average.raw_is_better = not averaged.bits_per_byte < raw.bits_per_byte
+        # One that is not finite is never better.
+        found = [score.bits_per_byte if math.isfinite(score.bits_per_byte) else math.inf for score in (averaged, raw)]
+        self.average.raw_is_better = not found[0] < found[1]
         kept = "the last step's weights are" if self.average.raw_is_better else "the averaged weights are"
         self.note(
             f"step {trainer.step:,}: averaged weights {averaged.bits_per_byte:.4f} bits per byte, those of the last "
             f"step {raw.bits_per_byte:.4f}: {kept} what this checkpoint holds"
         )
-        both = {"averaged_bits_per_byte": averaged.bits_per_byte, "raw_bits_per_byte": raw.bits_per_byte}
+        both = {
+            name: bits if math.isfinite(bits) else None
+            for name, bits in zip(("averaged_bits_per_byte", "raw_bits_per_byte"), found, strict=True)
+        }
         return raw if self.average.raw_is_better else averaged, {"weights": self.average.weights, **both}
 
     def score(self, model: Any, device: Device, size: int, spread: Spread | None = None) -> Score:

@@ -13,6 +13,7 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
+from fabula.config import Data
 from fabula.data.batch import Batch
 from fabula.data.loader import Loader
 from fabula.data.mixture import Feed
@@ -23,6 +24,7 @@ from fabula.errors import InputError
 from fabula.model.config import ModelConfig
 from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.kinds import AnyConfig
+from fabula.plan.estimate import WORN, repeats
 from fabula.tokenizer.base import Tokenizer
 from fabula.train.config import TrainConfig
 
@@ -144,3 +146,27 @@ def _examples(checker: PairLoader, tokenizer: Tokenizer) -> list[tuple[str, list
     sources = list(references)
     chosen = sources[:: max(1, len(sources) // _EXAMPLES)][:_EXAMPLES]
     return [(tokenizer.decode(source), [tokenizer.decode(t) for t in references[source]]) for source in chosen]
+
+
+def feeding(loader: Loader | PairLoader, position: int) -> Data:
+    """What became of the packing and of the shares of a mixture, where there is something to tell."""
+    if isinstance(loader, PairLoader):
+        return {}
+    found: Data = {}
+    if loader.rows.kind != "concat":
+        found["packing"] = loader.figures()
+    if len(loader.shares) > 1:
+        passes = loader.passes(position)
+        found["mixture"] = {name: {"share": loader.shares[name], "passes": passes[name]} for name in loader.shares}
+    return found
+
+
+def reading_notes(loader: Loader | PairLoader, rows: int) -> list[str]:
+    """How often the text, or each component of a mixture, is read in so many rows; advice where that is too often."""
+    if isinstance(loader, PairLoader) or len(loader.shares) < 2:
+        passes = rows / loader.n_rows
+        return [repeats("the text", passes)] if passes > WORN else []
+    each = loader.passes(rows)
+    told = (f"{name} {loader.shares[name]:.1%} of the tokens, read {each[name]:,.2f} times" for name in each)
+    worn = [repeats(name, times, mixed=True) for name, times in each.items() if times > WORN]
+    return [f"mixture: {'; '.join(told)}", *worn]

@@ -28,5 +28,7 @@ class Patience:
         best = self.latest
         if not self.most or trainer.step >= trainer.steps or score.bits_per_byte < best.best_bits_per_byte:
             return
+        if not best.best_step:
+            return  # this one is not finite, and there was none that is: nothing is kept that could be the best
         if sum(best.best_step < mark <= trainer.step for mark in self.marks) >= self.most:
             self.end(trainer)

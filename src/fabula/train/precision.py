@@ -26,7 +26,9 @@ from fabula.train.config import TrainConfig
 # A shorter format is taken when its products need less than so much of float32's time: a step is more than products.
 _WORTH = 0.67
 # And refused on a processor, though asked for, when they need more than so much: noise of the machine is no reason.
-_TOO_SLOW = 1.25
+_TOO_SLOW = 1.5
+# Without units for a format it is more than so much, on any machine.
+_NO_UNITS = 10.0
 # Tensor cores for float8 came with this compute capability (Ada, Hopper).
 _FLOAT8 = (8, 9)
 
@@ -39,9 +41,12 @@ def place(config: TrainConfig, dtype: str = "") -> Device:
     """
     device = choose(config.device, config.threads)
     asked: Any = config.precision
-    if asked == "auto" and dtype and not _missing(device, dtype):
-        # What was measured then stays, so that a run is one thing from its beginning to its end.
+    if asked == "auto" and dtype and not _missing(device, dtype) and not _too_slow(device, dtype):
+        # What was measured then stays, so that a run is one thing from its beginning to its end: where it can.
         return replace(device, dtype=dtype, dtype_reason=f"{dtype}: what the run began with")
+    if asked == dtype and dtype != "float8" and not _missing(device, dtype) and not _too_slow(device, dtype, _NO_UNITS):
+        # It was not too slow then, and a busy moment must not keep a run from going on.
+        return replace(device, dtype=dtype, dtype_reason=f"{dtype}: asked for, and what the run began with")
     chosen, reason = _measured(device) if asked == "auto" else _asked(device, asked)
     return replace(device, dtype=chosen, dtype_reason=reason)
 
@@ -79,12 +84,19 @@ def _asked(device: Device, dtype: Literal["float32"] | Short) -> tuple[str, str]
             raise require_extra("torchao", "train", "train.precision = float8")
         return dtype, "float8: asked for; products of the blocks, everything else in bfloat16"
     times = relative_time(device.name, dtype, device.threads)
-    if device.name == "cpu" and times > _TOO_SLOW:
+    if _too_slow(device, dtype):
         raise MachineError(
             f"train.precision: products of {dtype} take {times:.1f} times as long as those of float32 on this "
             "processor (measured now), so every step would; use --train.precision auto"
         )
     return dtype, f"{dtype}: asked for; its products take {times:.2f} times as long as those of float32"
+
+
+def _too_slow(device: Device, dtype: str, limit: float = _TOO_SLOW) -> bool:
+    """Whether a processor computes in a format, but has no units for it: that takes up to a hundred times as long."""
+    if device.name != "cpu" or dtype == "float32":
+        return False
+    return relative_time(device.name, dtype, device.threads) > limit
 
 
 def _missing(device: Device, dtype: str) -> str:

@@ -22,7 +22,6 @@ from fabula import faults, storage
 from fabula.checkpoint import RunFolder
 from fabula.config import Data, to_data
 from fabula.data.batch import Batch
-from fabula.data.loader import Loader
 from fabula.data.mixture import Feed
 from fabula.data.pairs import PairBatch, PairLoader
 from fabula.data.shards import Shards
@@ -45,19 +44,20 @@ from fabula.generate.run import encode_prompt
 from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.kinds import AnyConfig, AnyModel, described
 from fabula.plan import hardware
-from fabula.plan.estimate import WORN, repeats, utilisation
+from fabula.plan.estimate import utilisation
 from fabula.progress import Progress, StopFlag
 from fabula.tokenizer.base import Tokenizer
 from fabula.train.averaging import Average
-from fabula.train.budget import Budget, parse_budget, steps_for
-from fabula.train.callbacks import Bar, Evaluate, Latest, Metrics, Samples, Settle, Watch, milestones
+from fabula.train.budget import parse_budget, steps_for
+from fabula.train.callbacks import Bar, Evaluate, Latest, Metrics, Samples, Settle, Watch
 from fabula.train.compiling import Compiled, Decision, decide, try_it
 from fabula.train.config import TrainConfig
 from fabula.train.guard import Guard, Holding
 from fabula.train.heap import keep_freed_memory
-from fabula.train.material import Material, material, step_rows
+from fabula.train.material import Material, feeding, material, reading_notes, step_rows
 from fabula.train.objective import NextToken, Objective, SequenceToSequence
 from fabula.train.patience import Patience
+from fabula.train.planning import Plan, ended, make_plan, settled
 from fabula.train.precision import place
 from fabula.train.prepared import prepared
 from fabula.train.rehearsal import made_up, peak_of_steps
@@ -71,24 +71,6 @@ Lengths = NDArray[np.int64]
 
 # Seconds of compiled and eager steps in turn, where the faster is looked for.
 _TRIED_SECONDS = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What was fixed before the first step. Rows are rows of context_length tokens."""
-
-    steps: int
-    batch_rows: int
-    micro_rows: int
-    evaluation_rows: int
-    milestones: list[int]
-    seconds: float  # of a time budget: what is left for steps; 0 for other budgets
-    step_seconds: float  # a step, measured
-    rules: dict[str, str]  # dotted name of a value to the sentence that explains it
-    dtype: str = ""  # the format of the products; empty in runs that began before it was kept
-    threads: int = 0  # as many as were measured to be fastest; 0: they were not measured
-    compiled: bool = False
-    planned_steps: int = 0  # what patience ended early was planned for so many steps; 0: nothing was ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +111,7 @@ def run(
     over.check(made.rows)
     resumed = _newest(run_folder, progress, group)
     begun, state, tensors = _begun(resumed)
-    device = _place(config, "" if begun is None else begun.dtype, group)
+    device = _place(config, "" if begun is None else begun.dtype or _dtype_of(resumed), group)
     progress.note(f"train.precision: {device.dtype_reason}")
     if group.leads:
         _require_disk(folder, model_config, config)
@@ -168,7 +150,8 @@ def run(
         plan = begun
         if plan.threads and not config.threads and not threads_are_given():
             device = replace(device, threads=use_threads(min(plan.threads, cores())))
-        plan = replace(plan, compiled=plan.compiled if config.compile == "auto" else config.compile == "on")
+        asked = plan.compiled if config.compile == "auto" else config.compile == "on"
+        plan = replace(plan, compiled=asked and not _why_not_compiled(config, made))
         changed = checkpoints.changed_environment(resumed, _environment(device, plan))
         if changed:
             progress.note(
@@ -177,7 +160,7 @@ def run(
             )
     for name, rule in plan.rules.items():
         progress.note(f"{name}: {rule}")
-    reading = _reading_notes(made.loader, plan.steps * plan.batch_rows)
+    reading = reading_notes(made.loader, plan.steps * plan.batch_rows)
     for sentence in (*made.notes, *reading, *config.optimizer.notes(model_config.d_model)):
         progress.note(sentence)
 
@@ -239,7 +222,8 @@ def run(
         ]
     callbacks.insert(0, average)
     made.loader.pinned = device.name == "cuda"
-    example = made.typical.rows(0, plan.micro_rows)
+    # Fewer rows at once than planned, where memory has run out on the way.
+    example = made.typical.rows(0, min(plan.micro_rows, int(state.get("micro_rows", plan.micro_rows))))
     objective = _objective(plan.compiled, shards.pairs, model, example, device, progress)
     with progress.task("training", plan.steps, "steps") as task:
 
@@ -254,7 +238,7 @@ def run(
             evaluate.starts = made.fixed(plan.evaluation_rows)
             task.resize(steps)
             progress.note(f"train.steps: {plan.rules['train.steps']}")
-            for sentence in _reading_notes(made.loader, steps * plan.batch_rows):
+            for sentence in reading_notes(made.loader, steps * plan.batch_rows):
                 progress.note(sentence)
 
         if settling:
@@ -290,7 +274,7 @@ def run(
         "peak_source": peak.source,
         "devices": devices,
         "epochs": trainer.position / made.loader.n_rows,
-        **_feeding(made.loader, trainer.position),
+        **feeding(made.loader, trainer.position),
         **({"ended_early": plan.rules["train.patience"]} if plan.planned_steps else {}),
         **({"weights": average.weights} if config.average.keeps else {}),
         "best_step": latest.best_step,
@@ -314,6 +298,12 @@ def _begun(resumed: checkpoints.Checkpoint | None) -> tuple[Plan | None, Data, d
     state, tensors = checkpoints.trainer_state(resumed)
     with _readable(resumed):
         return Plan(**state["plan"]), state, tensors
+
+
+def _dtype_of(resumed: checkpoints.Checkpoint | None) -> str:
+    """The number format that a checkpoint was made in, of a run whose plan did not keep it; empty when unknown."""
+    made_in = {} if resumed is None else resumed.manifest.get("environment") or {}
+    return str(made_in.get("dtype") or "")
 
 
 def _with_threads(
@@ -366,13 +356,23 @@ def _compiling(
         with progress.task("compiling", None, ""):
             return try_it(job, stop)
 
-    pairs, several = isinstance(made.loader, PairLoader), count_devices() > 1
-    if config.compile == "on" and (pairs or several):
-        why = "batches of pairs have many widths" if pairs else "several processes train together"
-        raise InputError(f"train.compile: it is not to be had where {why}; use --train.compile off")
-    if several:
-        return Decision(False, "off: several processes train together")
+    why = _why_not_compiled(config, made)
+    if why and config.compile == "auto":
+        return Decision(False, f"off: {why}")
+    pairs = isinstance(made.loader, PairLoader)
     return decide(config.compile, device, pairs=pairs, steps=plan.steps, step_seconds=plan.step_seconds, trial=trial)
+
+
+def _why_not_compiled(config: TrainConfig, made: Material) -> str:
+    """Why no run of this kind is compiled, on any machine; InputError when that is asked for. Empty: it may be."""
+    why = ""
+    if isinstance(made.loader, PairLoader):
+        why = "batches of pairs have many widths, each of which would be compiled"
+    elif count_devices() > 1:
+        why = "several processes train together"
+    if why and config.compile == "on":
+        raise InputError(f"train.compile: it is not to be had where {why}; use --train.compile off")
+    return why
 
 
 def _objective(
@@ -387,30 +387,6 @@ def _objective(
     with progress.task("compiling", None, ""):
         made.warm(model, batch, device)
     return made
-
-
-def _feeding(loader: Loader | PairLoader, position: int) -> Data:
-    """What became of the packing and of the shares of a mixture, where there is something to tell."""
-    if isinstance(loader, PairLoader):
-        return {}
-    found: Data = {}
-    if loader.rows.kind != "concat":
-        found["packing"] = loader.figures()
-    if len(loader.shares) > 1:
-        passes = loader.passes(position)
-        found["mixture"] = {name: {"share": loader.shares[name], "passes": passes[name]} for name in loader.shares}
-    return found
-
-
-def _reading_notes(loader: Loader | PairLoader, rows: int) -> list[str]:
-    """How often the text, or each component of a mixture, is read in so many rows; advice where that is too often."""
-    if isinstance(loader, PairLoader) or len(loader.shares) < 2:
-        passes = rows / loader.n_rows
-        return [repeats("the text", passes)] if passes > WORN else []
-    each = loader.passes(rows)
-    told = (f"{name} {loader.shares[name]:.1%} of the tokens, read {each[name]:,.2f} times" for name in each)
-    worn = [repeats(name, times, mixed=True) for name, times in each.items() if times > WORN]
-    return [f"mixture: {'; '.join(told)}", *worn]
 
 
 def check_prompts(sampling: GenerateConfig, tokenizer: Tokenizer, context: int) -> None:
@@ -551,84 +527,3 @@ def _speed(
     micro_rows = min(rows, config.micro_rows or rows)
     over = (over or Spread()).fresh()
     return measure(config, model_config, batch, scored, lengths, micro_rows, device, seconds, stop, over)
-
-
-def settled(plan: Plan, steps: int, step_seconds: float, config: TrainConfig) -> Plan:
-    """A plan of other steps for the same time; scored rows follow the pace, so that their share of the time stays."""
-    pace = 1.0 if config.evaluation_rows else min(1.0, plan.step_seconds / step_seconds)
-    rows = max(1, round(plan.evaluation_rows * pace))
-    rule = f"{steps:,}: {plan.seconds:,.0f} s at {step_seconds * 1e3:,.1f} ms a step, the pace of the first steps"
-    rules = {**plan.rules, "train.steps": f"{rule}; before the run it was {plan.step_seconds * 1e3:,.1f} ms"}
-    return replace(
-        plan,
-        steps=steps,
-        evaluation_rows=rows,
-        milestones=milestones(steps, config.checkpoints),
-        step_seconds=step_seconds,
-        rules=rules,
-    )
-
-
-def ended(plan: Plan, step: int, latest: Latest, rate: float, patience: int) -> Plan:
-    """A plan that patience ended after a step; `rate` is the multiplier that the schedule had come down to.
-
-    The schedule was made for the whole run and is cut off: that is said, and which run would have come down to its end.
-    """
-    told = (
-        f"ended after {step:,} of {plan.steps:,} steps: {patience} evaluations in a row were not better than "
-        f"{latest.best_bits_per_byte:.4f} bits per byte of step {latest.best_step:,}, which is what is kept as the best"
-    )
-    if rate > 0.1:
-        told += (
-            f". The learning rate was still at {rate:.0%} of its peak: a run planned to end about there "
-            f"(--train.budget {latest.best_step}steps) comes down to its end and may be better"
-        )
-    marks = [mark for mark in plan.milestones if mark <= step]
-    rules = {**plan.rules, "train.patience": told}
-    return replace(plan, steps=step, milestones=marks, rules=rules, planned_steps=plan.steps)
-
-
-def make_plan(
-    config: TrainConfig,
-    model_config: AnyConfig,
-    speed: Speed,
-    epoch_rows: int,
-    validation_rows: int,
-    sampling: GenerateConfig,
-    row_tokens: float = 0.0,
-    spent: float = 0.0,
-) -> Plan:
-    """Fix the number of steps, the validation set and the milestones of a run.
-
-    A row has `row_tokens` predictions on average; 0: context_length. `spent` are seconds of the budget that are gone.
-    """
-    context = model_config.context_length
-    row_tokens = row_tokens or context
-    rows = step_rows(config, row_tokens)
-    step_tokens, epoch_tokens = round(rows * row_tokens), round(epoch_rows * row_tokens)
-    budget = parse_budget(config.budget)
-    pause = config.checkpoints * speed.pause(sampling, context)
-    net = 0.0
-    if budget.unit == "seconds":
-        # What evaluation, samples and saves will take is set aside first; the rest is steps.
-        net = max(budget.amount * 0.5, budget.amount * (1 - config.evaluation_share) - pause - spent)
-        steps, rule = steps_for(Budget(net, "seconds"), step_tokens, epoch_tokens, speed.step)
-        rule += f"; {budget.amount - net:,.0f} s of {budget.amount:,.0f} s set aside for evaluation, samples and saving"
-    else:
-        steps, rule = steps_for(budget, step_tokens, epoch_tokens, None)
-    marks = milestones(steps, config.checkpoints)
-    # Where a mean of weights is kept, the end of the run scores it and the last step's weights.
-    times = len(marks) + config.average.keeps
-    affordable = int(config.evaluation_share * steps * speed.step / times / speed.evaluation_row)
-    evaluated = max(1, min(validation_rows, config.evaluation_rows or affordable))
-    share = "given" if config.evaluation_rows else f"at most {config.evaluation_share:.0%} of the training time"
-    rules = {
-        "train.steps": f"{steps:,}: {rule}",
-        "train.epochs": f"{steps * rows / epoch_rows:.2f} passes over {epoch_tokens:,} training tokens",
-        "train.evaluation_rows": f"{evaluated:,} of {validation_rows:,} validation rows, {times} times: {share}",
-    }
-    # Fewer rows at once than were asked for, where memory has already shown to be short.
-    micro_rows = min(rows, config.micro_rows or rows, speed.micro_rows or rows)
-    if speed.micro_rows and micro_rows < min(rows, config.micro_rows or rows):
-        rules["train.micro_rows"] = f"{micro_rows}: more rows at once did not fit into memory"
-    return Plan(steps, rows, micro_rows, evaluated, marks, net, speed.step, rules)
