@@ -232,6 +232,8 @@ def plan(
             data_bytes=int(size / token_bytes) * dtype_for(vocab).itemsize,
             micro_rows=made.micro_rows,
             peak_memory_bytes=speed.peak_memory_bytes,
+            averaged=loaded.train.average.keeps,
+            patience=loaded.train.patience,
         ),
         machine,
     )
@@ -258,7 +260,8 @@ def _memory_table(
 
     def predict(rows: int, dtype: str) -> int:
         width = 2 if dtype == "bfloat16" else 4
-        return training_bytes(model, optimizer, rows, lengths, width, device.name == "cpu")
+        averaged = loaded.train.average.keeps
+        return training_bytes(model, optimizer, rows, lengths, width, device.name == "cpu", averaged)
 
     job = {
         "train": to_data(loaded.train),
@@ -472,7 +475,7 @@ class _Pipeline:
             before = storage.read_json(self.folder.summary) if self.folder.summary.exists() else {}
             self.summary["train"] = before.get("train", {})
             self.summary["environment"] = newest.manifest["environment"]
-            self.stages.skip("train", f"{newest.step:,} steps")
+            self.stages.skip("train", _ended(self.summary["train"], newest.step))
             samples = [r for r in storage.read_json_lines(self.folder.samples) if r["step"] == newest.step]
         else:
             with self.energy.stage("train"):
@@ -535,7 +538,7 @@ class _Pipeline:
             "train",
             key,
             time.monotonic() - started,
-            f"{result.facts['steps']:,} steps, {result.facts['tokens']:,} tokens",
+            f"{_ended(result.facts, result.facts['steps'])}, {result.facts['tokens']:,} tokens",
         )
         return result.samples
 
@@ -669,6 +672,11 @@ class _Pipeline:
 def settings_that_matter(loaded: Recipe) -> Data:
     """The [train] section without what may differ between two halves of the same run."""
     found = {name: value for name, value in to_data(loaded.train).items() if name not in _INCIDENTAL}
+    # Runs of before there were these settings go on.
+    if not loaded.train.average.keeps:
+        del found["average"]
+    if not loaded.train.patience:
+        del found["patience"]
     usual = to_data(type(loaded.train.optimizer)())
     found["optimizer"] = {n: v for n, v in found["optimizer"].items() if n not in _LATER or v != usual[n]}
     return found
@@ -700,6 +708,12 @@ def _as_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(str(v) for v in value)
     return str(value)
+
+
+def _ended(trained: Data, steps: int) -> str:
+    """How many steps a finished run took, and whether it ended before its time."""
+    early = f", ended early by train.patience ({trained['planned_steps']:,} were planned)"
+    return f"{steps:,} steps{early if 'ended_early' in trained else ''}"
 
 
 def _tokens(shards: Shards) -> str:

@@ -55,3 +55,26 @@ def test_spread_weights_move_as_whole_ones(mesh: object, kind: str) -> None:
     assert all(isinstance(p, DTensor) for p in spread.parameters())
     for p, q in zip(steps(whole, config), steps(spread, config), strict=True):
         assert torch.allclose(p, q, atol=1e-6)
+
+
+def test_spread_weights_are_averaged_as_whole_ones(mesh: object) -> None:
+    from types import SimpleNamespace
+
+    from torch.distributed.fsdp import fully_shard
+
+    from fabula.train.averages import Tail
+    from fabula.train.averaging import Average
+
+    shown = []
+    for is_spread in (False, True):
+        net, average = Net(), Average(Tail(share=1.0))
+        if is_spread:
+            fully_shard(net, mesh=mesh)  # type: ignore[arg-type]
+        for held in range(3):
+            steps(net, optimizers.get("sgd")(lr=0.1))
+            average.take(net, 1 / (1 + held))
+        with average.shown(SimpleNamespace(model=net)):  # type: ignore[arg-type]
+            # A copy: of one process the whole is the part itself, which changes places again.
+            shown.append([(p.full_tensor() if is_spread else p).detach().clone() for p in net.parameters()])  # type: ignore[attr-defined]
+    for p, q in zip(*shown, strict=True):
+        assert torch.allclose(p, q, atol=1e-6)

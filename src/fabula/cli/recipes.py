@@ -231,6 +231,10 @@ def _summary_rows(result: Any) -> list[tuple[str, str]]:
                 f"({trained['tokens_per_second']:,.0f} tokens/s), {trained['epochs']:.2f} passes",
             )
         )
+        if "ended_early" in trained:
+            rows.append(("ended early", trained["ended_early"]))
+        if "weights" in trained:
+            rows.append(("weights", f"{trained['weights']}, the better of both at the end (averaged or raw)"))
         for name, part in trained.get("mixture", {}).items():
             rows.append((f"  {name}", f"{part['share']:.1%} of the tokens, read {part['passes']:.2f} times"))
         rows.append(("memory", f"{console.n_bytes(trained['peak_memory_bytes'])} at most"))

@@ -257,6 +257,8 @@ class _Comparison:
         worst = max(abs((p.flops if self.budget.match == "flops" else p.tokens) / target - 1) for p in self.portions)
         if worst > 0.01:
             notes.append(f"Steps are whole: the budgets differ by up to {worst:.1%}.")
+        if any(variant.recipe.train.patience for variant in self.variants):
+            notes.append("train.patience may end runs before their budget is spent: they then saw less text.")
         return notes
 
     # ---- a run -------------------------------------------------------------------------------------------

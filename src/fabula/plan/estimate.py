@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from fabula.config import Data
@@ -21,12 +22,15 @@ _KEPT = {
 }
 
 
-def state_bytes(model: AnyConfig, optimizer: str) -> int:
-    """Weights, gradients and what the optimizer keeps, in float32: 16 bytes a parameter with Adam, less with others."""
+def state_bytes(model: AnyConfig, optimizer: str, averaged: bool = False) -> int:
+    """Weights, gradients and what the optimizer keeps, in float32: 16 bytes a parameter with Adam, less with others.
+
+    4 more where a mean of the weights is kept (`averaged`).
+    """
     parts = model.parts()
     matrices = parts["attention"] + parts.get("cross-attention", 0) + parts["ffn"]
     inside, outside = _KEPT[optimizer]
-    return 4 * (2 * model.n_params() + inside * matrices + outside * (model.n_params() - matrices))
+    return 4 * ((2 + averaged) * model.n_params() + inside * matrices + outside * (model.n_params() - matrices))
 
 
 # A process that has imported torch and taken a step of a tiny model on a CPU. A graphics card's share is not counted.
@@ -38,7 +42,15 @@ _CHUNK_NUMBERS = 1 << 23
 _HELD_CPU, _HELD = 1.9, 1.1
 
 
-def training_bytes(model: AnyConfig, optimizer: str, rows: int, lengths: tuple[int, int], width: int, cpu: bool) -> int:
+def training_bytes(
+    model: AnyConfig,
+    optimizer: str,
+    rows: int,
+    lengths: tuple[int, int],
+    width: int,
+    cpu: bool,
+    averaged: bool = False,
+) -> int:
     """The peak of a training step: the process, the state, what is kept for the backward pass, and its own needs.
 
     `rows` are computed at once; `lengths` are those of a source and a target (of a decoder: 0 and the context);
@@ -52,7 +64,8 @@ def training_bytes(model: AnyConfig, optimizer: str, rows: int, lengths: tuple[i
     head = 4 * lengths[1] * 3 * d
     loss = 4 * min(_CHUNK_NUMBERS, 2 * rows * lengths[1] * model.vocab_size)
     activations = round((_HELD_CPU if cpu else _HELD) * rows * (width * (kept + passing) + head)) + loss
-    return (_PROCESS_BYTES if cpu else 0) + state_bytes(model, optimizer) + _turning(model, optimizer) + activations
+    state = state_bytes(model, optimizer, averaged)
+    return (_PROCESS_BYTES if cpu else 0) + state + _turning(model, optimizer) + activations
 
 
 def _turning(model: AnyConfig, optimizer: str) -> int:
@@ -156,16 +169,18 @@ def estimate(
     overhead_seconds: float,
     peak_flops: float,
     row_tokens: float = 0.0,
+    averaged: bool = False,
 ) -> Estimate:
     """Price a run. `overhead_seconds` is what evaluation, samples and saves take beside the steps.
 
-    `row_tokens` are the predictions of a row, where these are not context_length (0).
+    `row_tokens` are the predictions of a row, where these are not context_length (0); `averaged`: a mean of the weights
+    is kept.
     """
     parameters = model.n_params()
     tokens_per_step = round(batch_rows * (row_tokens or model.context_length))
     length = max(1, round(row_tokens)) if row_tokens else model.context_length
     per_token = 3 * model.flops_per_token(length)
-    state = state_bytes(model, optimizer)
+    state = state_bytes(model, optimizer, averaged)
     return Estimate(
         parameters=parameters,
         parts=model.parts(),
@@ -199,9 +214,37 @@ def advice(estimated: Estimate) -> list[str]:
             f"only {estimated.steps} steps: too few to learn; use a smaller model, --train.batch_tokens "
             f"{max(256, estimated.tokens_per_step // 2)}, or a longer budget"
         )
-    if estimated.epochs > 4:
-        found.append(
-            f"the text is read {estimated.epochs:.1f} times: beyond four passes little is learnt; give more text or a "
-            "shorter budget"
-        )
+    if estimated.epochs > WORN:
+        found.append(repeats("the text", estimated.epochs))
     return found
+
+
+# Passes over one text until which repeating it is nearly as good as new text, and how slowly what a repeat is worth
+# fades: both of Muennighoff et al. (2023), arXiv:2305.16264, the second their fitted R*.
+WORN = 4
+_FADES = 15.4
+
+
+def worth(passes: float) -> float:
+    """Passes over new text that teach as much as `passes` over the same text (the law of arXiv:2305.16264).
+
+    >>> round(worth(4), 1), round(worth(40), 1)
+    (3.7, 15.2)
+    """
+    again = max(0.0, passes - 1)
+    return min(passes, 1.0) + _FADES * (1 - math.exp(-again / _FADES))
+
+
+def repeats(what: str, passes: float, mixed: bool = False) -> str:
+    """What to know, and to do, about a text that is read more than four times."""
+    said = (
+        f"{what} is read {passes:,.1f} times: beyond about {WORN} passes repeated text teaches less than new text "
+        f"(Muennighoff et al. 2023: by their law these are worth {worth(passes):.1f} of new text), and the model "
+        f"begins to learn it by heart. {passes / WORN:,.1f} times as much text would be read {WORN} times"
+    )
+    if mixed:
+        return f"{said}; or give it a smaller weight (or epochs)"
+    return (
+        f"{said}; else take --train.budget {WORN}epochs, or let the validation text decide: --train.patience 3, "
+        "--model.dropout 0.1"
+    )

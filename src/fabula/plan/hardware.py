@@ -77,8 +77,10 @@ def matmul_flops(device: Device, size: int = 1024, rounds: int = 5) -> float:
     dtype = torch.bfloat16 if device.dtype == "bfloat16" else torch.float32
     if device.name != "cpu":
         size *= 4
-    a = torch.randn(size, size, device=device.torch, dtype=dtype)
-    b = torch.randn(size, size, device=device.torch, dtype=dtype)
+    # Of a generator of their own: those of the run that measures are where its resume will look for them.
+    own = torch.Generator(device.torch)
+    a = torch.randn(size, size, device=device.torch, dtype=dtype, generator=own)
+    b = torch.randn(size, size, device=device.torch, dtype=dtype, generator=own)
     out = a @ b
     best = float("inf")
     for _ in range(rounds):

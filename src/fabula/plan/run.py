@@ -26,6 +26,8 @@ class PlanConfig:
     kept_checkpoints: int
     data_bytes: int  # size of the shards
     peak_memory_bytes: int = 0  # of real steps and saves, measured; 0: not measured
+    averaged: bool = False  # a mean of the weights is kept
+    patience: int = 0  # evaluations without a better one that end the run; 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +63,15 @@ def run(config: PlanConfig, machine: Machine) -> Plan:
         overhead_seconds=config.overhead_seconds,
         peak_flops=machine.matmul_flops,
         row_tokens=config.row_tokens,
+        averaged=config.averaged,
     )
     # The best one, the newest ones, and one that is being written.
     disk = config.data_bytes + (config.kept_checkpoints + 2) * made.checkpoint_bytes
     found = advice(made)
+    if config.patience:
+        found.append(
+            f"time and tokens are those of the whole run; --train.patience {config.patience} may end it earlier"
+        )
     if disk > machine.free_disk_bytes:
         free = machine.free_disk_bytes
         found.append(f"the run needs {disk / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free; lower --train.keep")

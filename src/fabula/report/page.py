@@ -163,7 +163,8 @@ def _ending(records: Records) -> str:
     if status == "running":
         return f"This run is not over: the page was written{where or ' before the first step'}."
     if status == "finished":
-        return ""
+        early = records.summary.text("train", "ended_early")
+        return f"Training {early}." if early else ""
     what = "How this run ended is not recorded" if records.summary else "There is no summary of this run"
     return f"{what}: it was cut short or is still going{'; last seen' + where if where else ''}."
 
@@ -263,6 +264,8 @@ def progress(records: Records) -> list[Fact]:
         facts.append(Fact("most memory", wording.size(memory)))
     if train.number("best_step") is not None:
         facts.append(Fact("best step", wording.exact(train.number("best_step"))))
+    if train.text("weights"):
+        facts.append(Fact("weights at the end", train.text("weights"), "the better of their mean and the last step's"))
     return facts
 
 

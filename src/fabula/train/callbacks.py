@@ -29,6 +29,7 @@ from fabula.model.decoder import Decoder
 from fabula.model.encdec import EncoderDecoder
 from fabula.progress import StopFlag, Task
 from fabula.tokenizer.base import Tokenizer
+from fabula.train.averaging import Average
 from fabula.train.trainer import Callback, StepRecord, Trainer
 
 
@@ -81,12 +82,14 @@ class Metrics(Callback):
         bits_per_token_byte: float,
         steps: int = 0,
         more: Callable[[float], Data] = lambda tokens_per_second: {},
+        also: Container[int] = (),
     ) -> None:
         # 0: about 500 lines in the run's `steps`, as they were planned at its very start.
         self.path, self.given, self.every = path, every, every or max(1, steps // 500)
         # A loss in nats a token times this is bits a byte: 1 / ln 2 / (bytes per token of the training split).
         self.bits_per_token_byte = bits_per_token_byte
         self.more = more  # what else a line says, from the tokens a second
+        self.also = also  # steps at which there is a line in any case: the run may end there
         self._losses: list[float] = []
         self._steps, self._seconds, self._since = 0, 0.0, 0  # since: tokens before the first waiting step
 
@@ -98,7 +101,7 @@ class Metrics(Callback):
             self._losses.append(record.loss)
         self._steps += 1
         self._seconds += record.step_seconds
-        if record.step % self.every == 0 or record.step in (1, trainer.steps):
+        if record.step % self.every == 0 or record.step in (1, trainer.steps) or record.step in self.also:
             self.write(record)
 
     def state(self) -> Data:
@@ -179,7 +182,11 @@ class Settle(Callback):
 
 
 class Evaluate(Callback):
-    """Scores a fixed set of validation rows at given steps, the last of them the end of the run."""
+    """Scores a fixed set of validation rows at given steps, the last of them the end of the run.
+
+    Where a mean of weights is kept, it is what is scored; at the end of the run the weights of the last step are scored
+    as well, and the better of the two are the model from then on.
+    """
 
     def __init__(
         self,
@@ -191,9 +198,13 @@ class Evaluate(Callback):
         path: Path,
         latest: Latest,
         stop: StopFlag,
+        average: Average | None = None,
+        judge: Callable[[Trainer, Score], None] = lambda trainer, score: None,
+        note: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.steps, self.loader, self.starts, self.batch_rows = steps, loader, starts, batch_rows
         self.byte_lengths, self.path, self.latest, self.stop = byte_lengths, path, latest, stop
+        self.average, self.judge, self.note = average or Average(), judge, note
         self.seconds = 0.0
 
     def on_start(self, trainer: Trainer) -> None:
@@ -212,7 +223,13 @@ class Evaluate(Callback):
     def evaluate(self, trainer: Trainer) -> None:
         """Score the rows and write a line of metrics; Stopped between two batches when a signal came."""
         started = time.perf_counter()
-        score = self.score(trainer.model, trainer.device, trainer.micro_rows)
+        with self.average.shown(trainer):
+            score = self.score(trainer.model, trainer.device, trainer.micro_rows)
+        self.judge(trainer, score)
+        told: Data = {"weights": self.average.weights} if self.average.config.keeps else {}
+        if trainer.step == trainer.steps and self.average.in_use:
+            score, compared = self._better(trainer, score)
+            told |= compared
         self.seconds += time.perf_counter() - started
         self.latest.score, self.latest.score_step = score, trainer.step
         if score.bits_per_byte < self.latest.best_bits_per_byte:
@@ -229,8 +246,22 @@ class Evaluate(Callback):
                 "perplexity": score.perplexity,
                 "scored_tokens": score.tokens,
                 "bytes": score.bytes,
+                **told,
             },
         )
+
+    def _better(self, trainer: Trainer, averaged: Score) -> tuple[Score, Data]:
+        """The better score at the end of the run, of the mean or of the last step's weights, which is kept from now on;
+        and both for the line of metrics."""
+        raw = self.score(trainer.model, trainer.device, trainer.micro_rows)
+        self.average.raw_is_better = not averaged.bits_per_byte < raw.bits_per_byte
+        kept = "the last step's weights are" if self.average.raw_is_better else "the averaged weights are"
+        self.note(
+            f"step {trainer.step:,}: averaged weights {averaged.bits_per_byte:.4f} bits per byte, those of the last "
+            f"step {raw.bits_per_byte:.4f}: {kept} what this checkpoint holds"
+        )
+        both = {"averaged_bits_per_byte": averaged.bits_per_byte, "raw_bits_per_byte": raw.bits_per_byte}
+        return raw if self.average.raw_is_better else averaged, {"weights": self.average.weights, **both}
 
     def score(self, model: Any, device: Device, size: int) -> Score:
         """The score of the fixed rows, `size` of them at once."""
@@ -258,8 +289,10 @@ class Samples(Callback):
         path: Path,
         stop: StopFlag,
         examples: Sequence[tuple[str, list[str]]] = (),
+        average: Average | None = None,
     ) -> None:
         self.steps, self.tokenizer, self.config, self.path, self.stop = steps, tokenizer, config, path, stop
+        self.average = average or Average()
         self.references = {} if config.prompts else dict(examples)
         self.prompts = config.prompts or tuple(self.references) or ("",)
         self.newest: list[Data] = []
@@ -279,6 +312,10 @@ class Samples(Callback):
 
     def draw(self, trainer: Trainer) -> None:
         """Continue every prompt; Stopped between two tokens when a signal came."""
+        with self.average.shown(trainer):
+            self._draw(trainer)
+
+    def _draw(self, trainer: Trainer) -> None:
         assert isinstance(trainer.model, (Decoder, EncoderDecoder))
         self.newest = []
         for prompt in self.prompts:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fabula.config import setting
+from fabula.train.averages import AverageConfig, NoAverage
 from fabula.train.budget import parse_budget
 from fabula.train.optimizers import MuonConfig, OptimizerConfig
 from fabula.train.schedules import ScheduleConfig, WarmupStableDecay
@@ -23,6 +24,8 @@ class TrainConfig:
     isolate_documents: bool = setting(True, "attention and positions stay inside a document of a packed row")
     optimizer: OptimizerConfig = setting(factory=MuonConfig, doc="how gradients become steps")
     schedule: ScheduleConfig = setting(factory=WarmupStableDecay, doc="how the learning rate moves")
+    average: AverageConfig = setting(factory=NoAverage, doc="which weights leave the run: the last, or a mean of many")
+    patience: int = setting(0, "evaluations in a row without a better one that end the run; 0: it goes on to its end")
     evaluation_share: float = setting(0.05, "most of the run's time that evaluation may take")
     evaluation_rows: int = setting(
         0, "validation rows of one evaluation, spread evenly; 0: as many as evaluation_share affords on this machine"
@@ -53,6 +56,12 @@ class TrainConfig:
             raise ValueError(f"micro_rows={self.micro_rows} must be at least 0 (0 computes all rows at once)")
         if self.clip < 0:
             raise ValueError(f"clip={self.clip} must be at least 0 (0 does not clip)")
+        if self.patience < 0:
+            raise ValueError(f"patience={self.patience} must be at least 0 (0 lets the run go on to its end)")
+        if self.patience >= self.checkpoints and self.patience:
+            raise ValueError(
+                f"patience={self.patience} never runs out in {self.checkpoints} evaluations; raise --train.checkpoints"
+            )
         if not 0 < self.evaluation_share <= 0.5:
             raise ValueError(f"evaluation_share={self.evaluation_share} must be above 0 and at most 0.5")
         if self.evaluation_rows < 0:

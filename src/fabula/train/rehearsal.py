@@ -22,6 +22,7 @@ from fabula.model import kinds
 from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.kinds import AnyConfig, build_model
 from fabula.progress import StopFlag
+from fabula.train.averaging import with_room
 from fabula.train.config import TrainConfig
 from fabula.train.speed import objective_of
 from fabula.train.trainer import Trainer
@@ -73,6 +74,7 @@ def peak_of_steps(
         clip=config.clip,
         device=device,
         stop=StopFlag(),
+        callbacks=[with_room(config.average, model)],
     )
     paces = []
     for _ in range(_STEPS):

@@ -33,15 +33,17 @@ from fabula.generate.run import encode_prompt
 from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.kinds import AnyConfig, AnyModel, build_model
 from fabula.plan import hardware
-from fabula.plan.estimate import utilisation
+from fabula.plan.estimate import WORN, repeats, utilisation
 from fabula.progress import Progress, StopFlag
 from fabula.tokenizer.base import Tokenizer
+from fabula.train.averaging import Average
 from fabula.train.budget import Budget, parse_budget, steps_for
 from fabula.train.callbacks import Bar, Evaluate, Latest, Metrics, Samples, Settle, Watch, milestones
 from fabula.train.config import TrainConfig
 from fabula.train.guard import Guard, Holding
 from fabula.train.material import material, step_rows
 from fabula.train.objective import NextToken, SequenceToSequence
+from fabula.train.patience import Patience
 from fabula.train.rehearsal import made_up, peak_of_steps
 from fabula.train.saving import Save
 from fabula.train.speed import Speed, measure
@@ -49,9 +51,6 @@ from fabula.train.trackers.mirror import Trackers
 from fabula.train.trainer import Callback, Trainer
 
 Lengths = NDArray[np.int64]
-
-# Passes over one text until which repeating it is nearly as good as new text (arXiv:2305.16264).
-_WORN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,7 @@ class Plan:
     seconds: float  # of a time budget: what is left for steps; 0 for other budgets
     step_seconds: float  # a step, measured
     rules: dict[str, str]  # dotted name of a value to the sentence that explains it
+    planned_steps: int = 0  # what patience ended early was planned for so many steps; 0: nothing was ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def run(
     device = choose(config.device, config.threads)
     made = material(config, model_config, tokenizer, shards, seed, feed)
     resumed = checkpoints.newest_sound(run_folder, progress.note)
-    _require_disk(folder, model_config, config.keep)
+    _require_disk(folder, model_config, config)
     seed_everything(seed)
     model = build_model(model_config).to(device.torch)
     progress.note(model.choose_path(device.name, config.isolate_documents))
@@ -127,8 +127,8 @@ def run(
             )
     for name, rule in plan.rules.items():
         progress.note(f"{name}: {rule}")
-    mixed = _mixture_notes(made.loader, plan.steps * plan.batch_rows)
-    for sentence in (*made.notes, *mixed, *config.optimizer.notes(model_config.d_model)):
+    reading = _reading_notes(made.loader, plan.steps * plan.batch_rows)
+    for sentence in (*made.notes, *reading, *config.optimizer.notes(model_config.d_model)):
         progress.note(sentence)
 
     latest, watch = Latest(), Watch()
@@ -143,17 +143,42 @@ def run(
     starts = made.fixed(plan.evaluation_rows)
     # A time budget has no milestones until its steps are settled, within the first minute.
     settling = resumed is None and plan.seconds > 0
-    marks = set() if settling else set(plan.milestones)
-    samples = Samples(marks, tokenizer, sampling, folder.samples, stop, made.examples)
-    evaluate = Evaluate(marks, made.checker, starts, plan.batch_rows, byte_lengths, folder.metrics, latest, stop)
+    marks: set[int] = set() if settling else set(plan.milestones)
     stored = asdict(plan)
+
+    def end_early(trainer: Trainer) -> None:
+        nonlocal plan
+        share = config.schedule.multiplier(trainer.step - 1, trainer.steps)
+        plan = ended(plan, trainer.step, latest, share, config.patience)
+        trainer.steps = plan.steps
+        marks.intersection_update(plan.milestones)
+        stored.update(asdict(plan))
+        progress.note(f"train.patience: {plan.rules['train.patience']}")
+
+    average = Average(config.average)
+    patience = Patience(config.patience, marks, latest, end_early)
+    samples = Samples(marks, tokenizer, sampling, folder.samples, stop, made.examples, average)
+    evaluate = Evaluate(
+        marks,
+        made.checker,
+        starts,
+        plan.batch_rows,
+        byte_lengths,
+        folder.metrics,
+        latest,
+        stop,
+        average,
+        patience.judge,
+        progress.note,
+    )
     save_facts = {**facts, "environment": environment(device)}
-    save = Save(marks, folder, tokenizer, config, save_facts, latest, progress, stored)
+    save = Save(marks, folder, tokenizer, config, save_facts, latest, progress, stored, average)
     rate = getattr(config.optimizer, "lr", 0.0)
     mirrors = Trackers(config.trackers, config.tracking, folder, rate, progress.note)
     callbacks: list[Callback] = [
+        average,
         Holding(folder.root),
-        Metrics(folder.metrics, config.log_every, factor, plan.steps, using),
+        Metrics(folder.metrics, config.log_every, factor, plan.steps, using, marks if config.patience else ()),
         Guard(folder.unapplied, config.unapplied, made.loader, progress),
         evaluate,
         samples,
@@ -174,7 +199,7 @@ def run(
             evaluate.starts = made.fixed(plan.evaluation_rows)
             task.resize(steps)
             progress.note(f"train.steps: {plan.rules['train.steps']}")
-            for sentence in _mixture_notes(made.loader, steps * plan.batch_rows):
+            for sentence in _reading_notes(made.loader, steps * plan.batch_rows):
                 progress.note(sentence)
 
         if settling:
@@ -203,12 +228,15 @@ def run(
             trainer.fit()
     result = {
         **watch.facts,
+        "planned_steps": plan.planned_steps or plan.steps,
         "mfu": using(watch.facts["tokens_per_second"])["mfu"],
         "peak_flops_per_second": peak.flops_per_second,
         "peak_source": peak.source,
         "devices": devices,
         "epochs": trainer.position / made.loader.n_rows,
         **_feeding(made.loader, trainer.position),
+        **({"ended_early": plan.rules["train.patience"]} if plan.planned_steps else {}),
+        **({"weights": average.weights} if config.average.keeps else {}),
         "best_step": latest.best_step,
         "last_step": trainer.step,
         "validation": None if latest.score is None else latest.score.to_data(),
@@ -231,20 +259,15 @@ def _feeding(loader: Loader | PairLoader, position: int) -> Data:
     return found
 
 
-def _mixture_notes(loader: Loader | PairLoader, rows: int) -> list[str]:
-    """How often each component of a mixture is read in so many rows."""
+def _reading_notes(loader: Loader | PairLoader, rows: int) -> list[str]:
+    """How often the text, or each component of a mixture, is read in so many rows; advice where that is too often."""
     if isinstance(loader, PairLoader) or len(loader.shares) < 2:
-        return []
-    passes = loader.passes(rows)
-    told = (f"{name} {loader.shares[name]:.1%} of the tokens, read {passes[name]:,.2f} times" for name in passes)
-    notes = [f"mixture: {'; '.join(told)}"]
-    for name, times in passes.items():
-        if times > _WORN:
-            notes.append(
-                f"{name} is read {times:,.1f} times: beyond about {_WORN} passes repeated text teaches much less than "
-                "new text (Muennighoff et al. 2023); give it a smaller weight, or more text"
-            )
-    return notes
+        passes = rows / loader.n_rows
+        return [repeats("the text", passes)] if passes > WORN else []
+    each = loader.passes(rows)
+    told = (f"{name} {loader.shares[name]:.1%} of the tokens, read {each[name]:,.2f} times" for name in each)
+    worn = [repeats(name, times, mixed=True) for name, times in each.items() if times > WORN]
+    return [f"mixture: {'; '.join(told)}", *worn]
 
 
 def check_prompts(sampling: GenerateConfig, tokenizer: Tokenizer, context: int) -> None:
@@ -286,10 +309,10 @@ def _readable(checkpoint: checkpoints.Checkpoint) -> Iterator[None]:
         ) from None
 
 
-def _require_disk(folder: RunFolder, model_config: AnyConfig, keep: int) -> None:
+def _require_disk(folder: RunFolder, model_config: AnyConfig, config: TrainConfig) -> None:
     """MachineError before the run when its checkpoints would not fit: the newest, the best, one being written."""
     # Weights and two moments in float32 is the most that an optimizer keeps; what is already there needs no more room.
-    one = 12 * model_config.n_params() + (1 << 20)
+    one, keep = (12 + 4 * config.average.keeps) * model_config.n_params() + (1 << 20), config.keep
     there = sum(f.stat().st_size for f in folder.checkpoints.rglob("*") if f.is_file())
     storage.require_space(
         folder.root, max(one, (keep + 2) * one - there), f"a run that keeps {keep} checkpoints of {one:,} bytes each"
@@ -370,6 +393,25 @@ def settled(plan: Plan, steps: int, step_seconds: float, config: TrainConfig) ->
     )
 
 
+def ended(plan: Plan, step: int, latest: Latest, rate: float, patience: int) -> Plan:
+    """A plan that patience ended after a step; `rate` is the multiplier that the schedule had come down to.
+
+    The schedule was made for the whole run and is cut off: that is said, and which run would have come down to its end.
+    """
+    told = (
+        f"ended after {step:,} of {plan.steps:,} steps: {patience} evaluations in a row were not better than "
+        f"{latest.best_bits_per_byte:.4f} bits per byte of step {latest.best_step:,}, which is what is kept as the best"
+    )
+    if rate > 0.1:
+        told += (
+            f". The learning rate was still at {rate:.0%} of its peak: a run planned to end about there "
+            f"(--train.budget {latest.best_step}steps) comes down to its end and may be better"
+        )
+    marks = [mark for mark in plan.milestones if mark <= step]
+    rules = {**plan.rules, "train.patience": told}
+    return replace(plan, steps=step, milestones=marks, rules=rules, planned_steps=plan.steps)
+
+
 def make_plan(
     config: TrainConfig,
     model_config: AnyConfig,
@@ -398,13 +440,15 @@ def make_plan(
     else:
         steps, rule = steps_for(budget, step_tokens, epoch_tokens, None)
     marks = milestones(steps, config.checkpoints)
-    affordable = int(config.evaluation_share * steps * speed.step / len(marks) / speed.evaluation_row)
+    # Where a mean of weights is kept, the end of the run scores it and the last step's weights.
+    times = len(marks) + config.average.keeps
+    affordable = int(config.evaluation_share * steps * speed.step / times / speed.evaluation_row)
     evaluated = max(1, min(validation_rows, config.evaluation_rows or affordable))
     share = "given" if config.evaluation_rows else f"at most {config.evaluation_share:.0%} of the training time"
     rules = {
         "train.steps": f"{steps:,}: {rule}",
         "train.epochs": f"{steps * rows / epoch_rows:.2f} passes over {epoch_tokens:,} training tokens",
-        "train.evaluation_rows": f"{evaluated:,} of {validation_rows:,} validation rows, {len(marks)} times: {share}",
+        "train.evaluation_rows": f"{evaluated:,} of {validation_rows:,} validation rows, {times} times: {share}",
     }
     # Fewer rows at once than were asked for, where memory has already shown to be short.
     micro_rows = min(rows, config.micro_rows or rows, speed.micro_rows or rows)

@@ -13,6 +13,7 @@ from fabula.model.decoder import Decoder
 from fabula.model.encdec import EncoderDecoder
 from fabula.progress import Progress
 from fabula.tokenizer.base import Tokenizer
+from fabula.train.averaging import Average
 from fabula.train.callbacks import Latest
 from fabula.train.config import TrainConfig
 from fabula.train.trainer import Callback, StepRecord, Trainer
@@ -36,7 +37,9 @@ class Save(Callback):
         latest: Latest,
         progress: Progress,
         plan: Data,
+        average: Average | None = None,
     ) -> None:
+        self.average = average or Average()
         self.plan = plan  # stored with the state, so that a resumed run is the same run
         self.steps, self.run, self.tokenizer, self.config = steps, run, tokenizer, config
         self.facts, self.latest, self.progress = facts, latest, progress
@@ -73,12 +76,19 @@ class Save(Callback):
         """Publish the present state; None when that failed and the run is to go on all the same."""
         faults.point("train.saving")
         storage.check_held(self.run.root)
+        # Where a mean of weights is kept, it is the model of the checkpoint; the weights are then kept beside it.
+        with self.average.shown(trainer):
+            return self._publish(trainer)
+
+    def _publish(self, trainer: Trainer) -> checkpoints.Checkpoint | None:
         began = time.monotonic()
         data, tensors = trainer.state()
         data["plan"] = self.plan
         data["latest"] = self.latest.to_data()
         measured = self.latest.score if self.latest.score_step == trainer.step else None
         facts = {**self.facts, "bits_per_byte": measured.bits_per_byte if measured else None}
+        if self.average.config.keeps:
+            facts["weights"] = self.average.weights
         assert isinstance(trainer.model, (Decoder, EncoderDecoder))
         try:
             # What the checkpoint's step has told must be as durable as the checkpoint itself.

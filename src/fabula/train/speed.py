@@ -25,6 +25,7 @@ from fabula.generate.steps import TranslationSteps
 from fabula.model.encdec import EncoderDecoder, EncoderDecoderConfig
 from fabula.model.kinds import AnyConfig, AnyModel, build_model
 from fabula.progress import StopFlag
+from fabula.train.averaging import with_room
 from fabula.train.config import TrainConfig
 from fabula.train.objective import NextToken, Objective, SequenceToSequence
 from fabula.train.trainer import Trainer
@@ -97,6 +98,7 @@ def measure(
         clip=config.clip,
         device=device,
         stop=stop,
+        callbacks=[with_room(config.average, model)],
     )
     times: list[float] = []
     started = time.perf_counter()

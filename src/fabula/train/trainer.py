@@ -36,6 +36,8 @@ from fabula.train.spikes import Spikes
 
 # Gradients that are named when a step is not applied.
 _NAMED = 20
+# What a callback's tensors are named after in a checkpoint, before the name of its class.
+_OF_A_CALLBACK = "callback."
 
 
 class BatchSource(Protocol):
@@ -101,6 +103,13 @@ class Callback:
 
     def restore(self, state: Data) -> None:
         """Continue from what `state` returned."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What of it belongs into a checkpoint as tensors, by any names of its own."""
+        return {}
+
+    def restore_tensors(self, trainer: Trainer, tensors: dict[str, Tensor]) -> None:
+        """Continue from what `tensors` returned; weights and `restore` come before."""
 
 
 class Trainer:
@@ -349,6 +358,9 @@ class Trainer:
             for parameter, state in optimizer.state.items():
                 for key, value in state.items():
                     tensors[f"{index}.{names[id(parameter)]}.{key}"] = torch.as_tensor(value)
+        for callback in self.callbacks:
+            owner = f"{_OF_A_CALLBACK}{type(callback).__name__}."
+            tensors.update({owner + name: value for name, value in callback.tensors().items()})
         kind, keys, place, has_gauss, gauss = np.random.get_state()
         version, internal, following = random.getstate()
         data: Data = {
@@ -381,7 +393,7 @@ class Trainer:
         # Fused optimizers count their steps where the parameters are, the others on the CPU.
         fused = {id(p) for o in self.optimizers for g in o.param_groups if g.get("fused") for p in g["params"]}
         for key, value in tensors.items():
-            if key.startswith("rng."):
+            if key.startswith(("rng.", _OF_A_CALLBACK)):
                 continue
             index, _, rest = key.partition(".")
             name, _, field = rest.rpartition(".")
@@ -391,6 +403,10 @@ class Trainer:
             scalar = value.ndim == 0 and id(parameter) not in fused
             held = value if scalar else value.to(parameter.device)
             self.optimizers[int(index)].state[parameter][field] = held
+        for callback in self.callbacks:
+            owner = f"{_OF_A_CALLBACK}{type(callback).__name__}."
+            own = {key.removeprefix(owner): value for key, value in tensors.items() if key.startswith(owner)}
+            callback.restore_tensors(self, own)
         torch.set_rng_state(tensors["rng.torch"])
         if "rng.cuda" in tensors and self.device.name == "cuda":
             torch.cuda.set_rng_state(tensors["rng.cuda"])
