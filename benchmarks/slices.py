@@ -6,6 +6,7 @@ A system is a class with `advance(seconds)`, which works for about that long and
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import resource
 import sys
@@ -41,6 +42,7 @@ class System:
         self._process.start()
         self._answer()
         self.records: list[Any] = []
+        self.slices: list[list[Any]] = []  # the same, slice by slice
         self.finished = False
 
     def advance(self, seconds: float) -> None:
@@ -48,6 +50,7 @@ class System:
         self._pipe.send(seconds)
         records = self._answer()
         self.records += records
+        self.slices.append(records)
         self.finished = not records
 
     def close(self) -> tuple[Any, int]:
@@ -64,9 +67,15 @@ class System:
         return self._pipe.recv()
 
 
-def alternate(systems: list[System], rounds: int, seconds: float) -> None:
-    """Slices in turn; the order turns round at every round, so that none always goes first."""
+def alternate(systems: list[System], rounds: int, seconds: float, most: float = math.inf) -> None:
+    """Slices in turn; the order turns round at every round, so that none always goes first.
+
+    No round begins later than `most` seconds after the first one.
+    """
+    started = time.monotonic()
     for number in range(rounds):
+        if time.monotonic() - started > most:
+            return
         for system in systems if number % 2 == 0 else reversed(systems):
             if not system.finished:
                 system.advance(seconds)

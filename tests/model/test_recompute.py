@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from fabula.model import recompute
-from fabula.model.ffn import GegluFFN, GeluFFN, GluFFN, ReluFFN, SquaredReluFFN, SwigluFFN
+from fabula.model.ffn import GegluFFN, GeluFFN, GluFFN, ReluFFN, SquaredReluFFN, SwigluFFN, squared_relu
 from fabula.model.masks import Sight
 from fabula.model.recompute import elementwise, gated, made_again
 from fabula.model.spans import Sliding
@@ -51,6 +53,23 @@ def test_elementwise_is_the_function() -> None:
         out.square().sum().backward()
         gradients.append((out, a.grad, b.grad))
     assert all(torch.equal(x, y) for x, y in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [F.silu, torch.sigmoid, functools.partial(F.gelu, approximate="tanh"), functools.partial(F.gelu), squared_relu],
+    ids=["silu", "sigmoid", "gelu, tanh", "gelu", "relu2"],
+)
+def test_gradients_of_activations_are_those_of_autograd(activation: Callable[[Tensor], Tensor]) -> None:
+    results = []
+    for one, two in (
+        (activation, lambda a, b: activation(a) * b),
+        (lambda a: elementwise(activation, a), lambda a, b: gated(activation, a, b)),
+    ):
+        a, b = (torch.randn(5, 7, generator=torch.Generator().manual_seed(s)).requires_grad_() for s in (0, 1))
+        (one(a).square().sum() + two(a, b).square().sum()).backward()
+        results.append((a.grad, b.grad))
+    assert all(torch.equal(x, y) for x, y in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 700], ids=["none", "one", "several parts"])

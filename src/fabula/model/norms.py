@@ -92,9 +92,8 @@ class _RMSNormFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
         scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()
-        unit = x * scale
         ctx.save_for_backward(x, scale, weight)
-        return unit * weight
+        return (x * scale).mul_(weight)
 
     @staticmethod
     @once_differentiable
@@ -102,8 +101,11 @@ class _RMSNormFunction(torch.autograd.Function):
         (grad,) = grad_outputs
         x, scale, weight = ctx.saved_tensors
         unit = x * scale
-        product = (grad * unit).flatten(0, -2)
+        product = grad * unit
+        rows = product.flatten(0, -2)
+        grad_weight = rows.sum(dim=0)
         # The part of the gradient along the unit vector is what normalising takes away.
-        along = torch.mv(product, weight).view(scale.shape).div_(unit.shape[-1])
-        grad_x = (grad * weight).addcmul_(unit, along, value=-1).mul_(scale)
-        return grad_x, product.sum(dim=0), None
+        along = torch.mv(rows, weight).view(scale.shape).div_(unit.shape[-1])
+        # In the memory of the product, which is in the cache and has done its work.
+        grad_x = torch.mul(grad, weight, out=product).addcmul_(unit, along, value=-1).mul_(scale)
+        return grad_x, grad_weight, None

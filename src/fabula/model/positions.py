@@ -351,13 +351,14 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         ctx.save_for_backward(cosine, sine)
-        return torch.addcmul(x * cosine, _swap_halves(x), sine)
+        # In the memory of the swapped halves: one tensor instead of three.
+        return _swap_halves(x).mul_(sine).addcmul_(x, cosine)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         (grad,) = grad_outputs
         cosine, sine = ctx.saved_tensors
-        return torch.addcmul(grad * cosine, _swap_halves(grad), sine, value=-1), None, None
+        return _swap_halves(grad).mul_(-sine).addcmul_(grad, cosine), None, None
 
 
 def _swap_halves(x: Tensor) -> Tensor:

@@ -10,11 +10,13 @@ The numbers are the same to the bit: what is made again is made by the same oper
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
@@ -102,6 +104,11 @@ class _Elementwise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        if len(ctx.saved_tensors) == 1:
+            (saved,) = ctx.saved_tensors
+            slope = torch.empty_like(saved)
+            _backward(ctx.function, grad_outputs[0], saved, out=slope)
+            return None, slope
         with torch.enable_grad():
             inputs = [saved.detach().requires_grad_() for saved in ctx.saved_tensors]
             again = ctx.function(*inputs)
@@ -135,12 +142,25 @@ class _Gated(torch.autograd.Function):
         for g, u, slope, to_gate, to_up in zip(
             *(_in_parts(tensor) for tensor in (gate, up, grad, grad_gate, grad_up)), strict=True
         ):
-            with torch.enable_grad():
-                g = g.detach().requires_grad_()
-                active = ctx.activation(g)
-            to_gate.copy_(torch.autograd.grad(active, g, slope * u)[0])
-            torch.mul(active.detach(), slope, out=to_up)
+            torch.mul(slope, u, out=to_gate)
+            _backward(ctx.activation, to_gate, g, out=to_gate)
+            torch.mul(ctx.activation(g), slope, out=to_up)
         return None, grad_gate, grad_up
+
+
+def _backward(function: Callable[..., Tensor], grad: Tensor, x: Tensor, out: Tensor) -> None:
+    """Writes the gradient of function(x) into `out`, which may be `grad`.
+
+    By the kernel that autograd would call, without computing the function once more as autograd would.
+    """
+    if function is F.silu:
+        torch.ops.aten.silu_backward(grad, x, grad_input=out)
+    elif isinstance(function, functools.partial) and function.func is F.gelu and not function.args:
+        torch.ops.aten.gelu_backward(grad, x, **function.keywords, grad_input=out)
+    else:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            out.copy_(torch.autograd.grad(function(x), x, grad)[0])
 
 
 # Numbers in a part: 1 MB in float32, which stays in the cache of a core and leaves few holes in the memory around it.
