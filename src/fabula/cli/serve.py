@@ -40,6 +40,7 @@ def serve(
     slots: Annotated[int, Parameter(help="texts that are written at the same time, a model")] = 32,
     queue: Annotated[int, Parameter(help="texts that may wait, a model; further ones are refused with 429")] = 64,
     prefixes: Annotated[int, Parameter(help="ended texts whose memory is kept for others that begin alike")] = 8,
+    threads: Annotated[int, Parameter(help="threads of a model's computations; 0: as many as torch takes")] = 0,
     deterministic: Annotated[
         bool, Parameter(negative="--fast", help="a request's tokens do not depend on the others; --fast: they may")
     ] = True,
@@ -66,6 +67,7 @@ def serve(
             "slots": slots,
             "queue": queue,
             "prefixes": prefixes,
+            "threads": threads,
             "deterministic": deterministic,
             "connections": connections,
             "stall_seconds": stall_seconds,
