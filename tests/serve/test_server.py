@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,9 @@ def test_several_models(toy: Any, tiny_run: Path) -> None:
         ({"queue": -1}, "queue=-1"),
         ({"connections": 0}, "connections=0"),
         ({"stall_seconds": 0.0}, "stall_seconds=0.0"),
+        ({"threads": -1}, "threads=-1"),
+        ({"weights": "int4", "deterministic": False}, "int4"),
+        ({"weights": "int8"}, "say --fast"),
     ],
 )
 def test_settings_of_a_server(settings: dict[str, Any], words: str) -> None:
@@ -169,6 +173,19 @@ def test_settings_of_a_server(settings: dict[str, Any], words: str) -> None:
 
     with pytest.raises(ConfigError, match=words):
         build(ServeConfig, settings)
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_the_fast_engine_answers_as_well(toy: Any, asking: Asking, weights: str) -> None:
+    pytest.importorskip("xllamacpp")
+    with serving.serving(toy, deterministic=False, weights=weights) as fast:
+        assert not fast.get("/v1/models/toy").data["deterministic"]
+        settings = {"max_tokens": 20, "temperature": 0, "logprobs": 1}
+        with ThreadPoolExecutor(8) as threads:
+            made = list(threads.map(lambda _: fast.complete(**settings), range(8)))
+        assert all(one["finish_reason"] == "length" for one in made)
+        if weights == "float32":
+            assert {one["text"] for one in made} == {asking.complete(**settings)["text"]}
 
 
 def test_a_port_that_is_taken_is_said(asking: Asking, toy: Any) -> None:

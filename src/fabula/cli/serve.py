@@ -42,8 +42,9 @@ def serve(
     prefixes: Annotated[int, Parameter(help="ended texts whose memory is kept for others that begin alike")] = 8,
     threads: Annotated[int, Parameter(help="threads of a model's computations; 0: as many as torch takes")] = 0,
     deterministic: Annotated[
-        bool, Parameter(negative="--fast", help="a request's tokens do not depend on the others; --fast: they may")
+        bool, Parameter(negative="--fast", help="texts do not depend on each other, to the last bit; --fast: they may")
     ] = True,
+    weights: Annotated[str, Parameter(help="with --fast: float32, or int8 (faster, less exact)")] = "float32",
     connections: Annotated[int, Parameter(help="open connections")] = 1024,
     stall_seconds: Annotated[float, Parameter(help="a reader that takes nothing for so long is dropped")] = 30.0,
     drain_seconds: Annotated[float, Parameter(help="time for what runs when the server is to stop")] = 30.0,
@@ -69,6 +70,7 @@ def serve(
             "prefixes": prefixes,
             "threads": threads,
             "deterministic": deterministic,
+            "weights": weights,
             "connections": connections,
             "stall_seconds": stall_seconds,
             "drain_seconds": drain_seconds,
