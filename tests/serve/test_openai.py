@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import struct
 from collections.abc import Iterator
 
@@ -175,6 +176,29 @@ def test_settings_of_ours_travel_as_extra_ones(client: openai.OpenAI) -> None:
     settings = dict(model="toy", prompt="Una", max_tokens=12)
     greedy = client.completions.create(**settings, temperature=0).choices[0].text
     assert client.completions.create(**settings, extra_body={"top_k": 1}).choices[0].text == greedy
+
+
+def test_json_of_a_schema_and_json_of_any(client: openai.OpenAI) -> None:
+    pytest.importorskip("llguidance")
+    schema = {
+        "type": "object",
+        "properties": {"animal": {"enum": ["rana", "búho"]}, "legs": {"type": "integer", "minimum": 2, "maximum": 8}},
+        "required": ["animal", "legs"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "animal", "schema": schema}}
+    settings = dict(model="toy", messages=HELLO, max_tokens=300)
+    for seed in range(4):
+        made = client.chat.completions.create(**settings, seed=seed, response_format=wanted).choices[0]
+        told = json.loads(made.message.content or "")
+        assert (made.finish_reason, set(told)) == ("stop", {"animal", "legs"})
+        assert told["animal"] in ("rana", "búho")
+        assert 2 <= told["legs"] <= 8
+    free = client.chat.completions.create(**settings, seed=1, response_format={"type": "json_object"}).choices[0]
+    assert (free.message.content or "").lstrip().startswith("{")
+    wrong = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no such type"}}}
+    with pytest.raises(openai.BadRequestError, match="response_format"):
+        client.chat.completions.create(**settings, response_format=wrong)
 
 
 def test_embeddings_in_numbers_and_in_base64(client: openai.OpenAI, asking: Asking) -> None:
