@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from fabula.generate.run import encode_prompt, run, stream
 from fabula.tokenizer.base import Tokenizer
 from fabula.tokenizer.bpe import train_bpe
 from fabula.tokenizer.forms import SMALLEST
-from tests.contracts.variants import config
+from tests.contracts.variants import build, config
 
 CPU = Device("cpu", "float32", 1, "test")
 
@@ -118,3 +119,29 @@ def test_a_prompt_that_writes_a_special_token_gets_its_letters(letters: Tokenize
     assert ids[0] == letters.special.end_of_document
     assert letters.special.end_of_document not in ids[1:]
     assert encode_prompt(letters, "") == [letters.special.end_of_document]
+
+
+# ---- a search, and guesses -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_one_beam_is_greedy_and_more_are_never_worse(letters: Tokenizer, cached: bool) -> None:
+    made = build(dataclasses.replace(config(context_length=40, tied=False), vocab_size=letters.vocab_size + 5))
+    for prompt in ("", "a", "El ñandú"):
+        settings = GenerateConfig(temperature=0.0, max_new_tokens=12)
+        one = run(made, letters, prompt, settings, CPU, cached)
+        found = run(made, letters, prompt, dataclasses.replace(settings, beams=4), CPU, cached)
+        assert sum(found.logprobs) / len(found.ids) >= sum(one.logprobs) / len(one.ids) - 1e-4
+        assert max(found.ids) < letters.vocab_size
+        assert found.finish_reason in ("end", "length")
+        whole = run(made, letters, prompt, dataclasses.replace(settings, beams=2, max_new_tokens=99), CPU, cached)
+        assert whole.finish_reason in ("end", "context")
+
+
+def test_guesses_change_no_text(letters: Tokenizer) -> None:
+    made = build(dataclasses.replace(config(tied=False), vocab_size=letters.vocab_size))
+    for temperature in (0.0, 1.0):
+        plain = GenerateConfig(temperature=temperature, max_new_tokens=30, seed=2)
+        one = run(made, letters, "ababab", plain, CPU)
+        other = run(made, letters, "ababab", dataclasses.replace(plain, lookup=6), CPU)
+        assert (one.text, one.ids, one.finish_reason) == (other.text, other.ids, other.finish_reason)

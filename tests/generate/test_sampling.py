@@ -11,9 +11,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fabula.config import build
-from fabula.errors import ConfigError
+from fabula.errors import ConfigError, InputError
 from fabula.generate.config import GenerateConfig, Sampling
-from fabula.generate.sampling import choose, keep_min_p, keep_top_k, keep_top_p, penalise_repetition
+from fabula.generate.sampling import (
+    biased,
+    choose,
+    distribution,
+    draw,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    keep_typical,
+    only,
+    penalise_repetition,
+    penalise_written,
+    repeats,
+    without,
+)
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
 
@@ -214,3 +228,79 @@ def test_a_penalty_acts_on_greedy_choices_too() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(GenerateConfig, settings, "generate")
+
+
+# ---- the filters and penalties that were added, and draws ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=1.0),
+        Sampling(temperature=0.5),
+        Sampling(temperature=1.7, top_k=4),
+        Sampling(temperature=1.0, top_p=0.8),
+        Sampling(temperature=1.0, min_p=0.2),
+        Sampling(temperature=1.0, typical_p=0.6),
+    ],
+    ids=str,
+)
+def test_draws_follow_the_distribution(sampling: Sampling) -> None:
+    """Within four standard deviations for every token; what is filtered out never comes."""
+    logits = torch.randn(9, generator=torch.Generator().manual_seed(2)) * 1.5
+    expected = distribution(logits, sampling)
+    found = draws(sampling, 4000, logits) / 4000
+    assert float(expected.sum()) == pytest.approx(1, abs=1e-6)
+    assert bool(((found - expected).abs() <= 4 * (expected * (1 - expected) / 4000).sqrt() + 1e-9).all())
+
+
+def test_typical_keeps_what_is_least_surprising_in_its_surprise() -> None:
+    """Entropy 1.28 nats: the surprises 1.2 and 1.6 lie nearest to it, that of the likeliest token, 0.69, does not."""
+    chances = torch.tensor([0.5, 0.2, 0.3, 0.0])
+    logits = chances.log()
+    surprise = -logits[:3]
+    entropy = float((chances[:3] * surprise).sum())
+    order = (surprise - entropy).abs().argsort().tolist()
+    kept = keep_typical(logits, float(chances[order[0]]) + 1e-3) > float("-inf")
+    assert set(kept.nonzero().flatten().tolist()) == set(order[:2])
+    assert bool((keep_typical(logits, 1e-9) > float("-inf")).sum() == 1)
+
+
+def test_penalties_of_what_was_written_by_hand() -> None:
+    logits = torch.zeros(5)
+    assert penalise_written(logits, [1, 1, 3], 0.5, 0.25).tolist() == [0, -1.0, 0, -0.75, 0]
+    assert penalise_written(logits, [], 0.5, 0.25) is logits
+    # Only what was written counts, not the prompt.
+    chosen = choose(
+        torch.tensor([1.0, 0.9]), [0, 0], Sampling(temperature=0.0, presence_penalty=0.5), torch.Generator(), 2
+    )
+    assert chosen == 0
+    chosen = choose(
+        torch.tensor([1.0, 0.9]), [0, 0], Sampling(temperature=0.0, presence_penalty=0.5), torch.Generator(), 1
+    )
+    assert chosen == 1
+
+
+def test_sequences_that_would_come_twice() -> None:
+    assert repeats([1, 2, 3, 1, 2], 3) == {3}
+    assert repeats([1, 2, 1, 3, 1], 2) == {2, 3}
+    assert repeats([4, 5], 1) == {4, 5}
+    assert repeats([1, 2], 3) == set()
+    assert repeats([], 2) == set()
+
+
+def test_what_may_not_be() -> None:
+    logits = torch.tensor([1.0, 2.0, 3.0])
+    assert without(logits, [2]).tolist() == [1, 2, float("-inf")]
+    assert without(logits, [0, 1, 2]) is logits, "a text cannot go on with no token"
+    assert biased(logits, {0: 5.0, 2: float("-inf")}).tolist() == [6, 2, float("-inf")]
+    assert only(logits, torch.tensor([True, False, False])).tolist() == [1, float("-inf"), float("-inf")]
+    with pytest.raises(InputError, match="no token is allowed"):
+        only(logits, torch.zeros(3, dtype=torch.bool))
+
+
+def test_a_draw_never_meets_what_has_no_probability() -> None:
+    for chances in ([0.0, 1.0, 0.0], [1.0, 0.0], [0.0, 0.0, 1.0]):
+        for seed in range(50):
+            number = draw(torch.tensor(chances), torch.Generator().manual_seed(seed))
+            assert chances[number] == 1

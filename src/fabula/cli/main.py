@@ -35,6 +35,7 @@ _VERBS = {
         "Write a model for another tool (Hugging Face), reloaded there and compared first.",
     ),
     "import": ("fabula.cli.exchange:import_", "Make a checkpoint of a model in Hugging Face's format."),
+    "serve": ("fabula.cli.serve:serve", "Serve models over HTTP, with OpenAI's routes."),
     "report": ("fabula.cli.models:report", "Write the HTML report of a run."),
     "compare": ("fabula.cli.compare:compare", "Variants of a recipe, trained alike, side by side."),
     "corpus": ("fabula.cli.corpus:corpus", "Look at a corpus before it is used."),

@@ -117,11 +117,18 @@ def generate(
     temperature: Annotated[
         float | None, Parameter(help="0 is greedy; 0.7 by default, 0 of a model that translates")
     ] = None,
-    beams: Annotated[int, Parameter(help="of a model that translates: texts that a search keeps; 1: no search")] = 1,
+    beams: Annotated[int, Parameter(help="texts that a search keeps (nothing is drawn); 1: no search")] = 1,
     top_k: Annotated[int, Parameter(help="keep the k likeliest tokens; 0: all")] = 0,
     top_p: Annotated[float, Parameter(help="keep the likeliest tokens up to this probability")] = 1.0,
     min_p: Annotated[float, Parameter(help="keep tokens of this share of the likeliest one's probability")] = 0.0,
+    typical_p: Annotated[float, Parameter(help="keep the typical tokens up to this probability")] = 1.0,
     repetition_penalty: Annotated[float, Parameter(help="above 1 makes seen tokens less likely")] = 1.0,
+    presence_penalty: Annotated[float, Parameter(help="taken off the logits of written tokens")] = 0.0,
+    frequency_penalty: Annotated[float, Parameter(help="taken off them for each time they were written")] = 0.0,
+    no_repeat_ngram: Annotated[int, Parameter(help="no sequence of this many tokens comes twice; 0: it may")] = 0,
+    lookup: Annotated[
+        int, Parameter(help="tokens guessed from earlier text and verified at once: the same text, sooner; 0: none")
+    ] = 0,
     stop: Annotated[
         tuple[str, ...],
         Parameter(negative=(), allow_leading_hyphen=True, help="a text that ends the generation; may be repeated"),
@@ -150,7 +157,12 @@ def generate(
             "top_k": top_k,
             "top_p": top_p,
             "min_p": min_p,
+            "typical_p": typical_p,
             "repetition_penalty": repetition_penalty,
+            "presence_penalty": presence_penalty,
+            "frequency_penalty": frequency_penalty,
+            "no_repeat_ngram": no_repeat_ngram,
+            "lookup": lookup,
             "stop": [console.typed(s) for s in stop],
             "seed": seed,
         },

@@ -7,15 +7,17 @@ with the reason "context".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from fabula.device import Device
 from fabula.errors import DivergedError, PromptError
 from fabula.generate.config import Sampling
+from fabula.generate.decoding import DecoderBackend
 from fabula.generate.sampling import choose
 from fabula.model.decoder import Decoder
 
@@ -25,11 +27,12 @@ Reason = Literal["end", "stop", "length", "context"]
 @dataclass(frozen=True, slots=True)
 class Token:
     """One generated id, its log-probability under the model (nats, before temperature and filters), and why it is the
-    last one, if it is."""
+    last one, if it is. `top` has the likeliest ids with theirs, where they were asked for."""
 
     id: int
     logprob: float
     finish: Reason | None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 class Engine:
@@ -48,15 +51,8 @@ class Engine:
 
     def check(self, n_prompt: int) -> None:
         """PromptError when a prompt of that many ids leaves no room for a new one."""
-        if n_prompt == 0:
-            raise PromptError("the prompt has no ids: begin with the end-of-document id")
-        if n_prompt > self.context_length:
-            raise PromptError(
-                f"the prompt has {n_prompt:,} tokens, the model's context holds {self.context_length:,}: shorten it by "
-                f"at least {n_prompt - self.context_length:,} tokens (nothing is cut silently)"
-            )
+        fits(n_prompt, self.context_length)
 
-    @torch.inference_mode()
     def stream(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling) -> Iterator[Token]:
         """New ids one by one. The end-of-document id ends the text; it is yielded, with the reason "end"."""
         self.check(len(prompt))
@@ -69,22 +65,14 @@ class Engine:
 
     def _stream(self, ids: list[int], max_new_tokens: int, sampling: Sampling) -> Iterator[Token]:
         generator = torch.Generator().manual_seed(sampling.seed)
-        cache = self.model.new_cache() if self.cached else None
-        fresh = ids
+        n_prompt, ahead = len(ids), self._cached() if self.cached else self._uncached
         for count in range(1, max_new_tokens + 1):
-            tokens = torch.tensor([fresh], device=self.device.torch)
-            with self.device.autocast():
-                hidden = self.model.hidden(tokens, cache=cache)[:, -1]
-                logits = self.model.logits(hidden)[0].float().cpu()
-            if not bool(logits.isfinite().all()):
-                raise DivergedError(
-                    f"the model's logits after {len(ids):,} tokens hold NaN or infinity: its weights have diverged. "
-                    "Use an older checkpoint, or train with a lower learning rate (--train.optimizer.lr)"
-                )
-            logits = logits[: self.n_ids]
-            number = choose(logits, ids, sampling, generator)
+            logits = ahead(ids)
+            number = choose(logits, ids, sampling, generator, n_prompt)
+            total = logits.logsumexp(dim=-1)
+            if not bool(total.isfinite()):
+                raise diverged(len(ids))
             ids.append(number)
-            fresh = [number] if self.cached else ids
             finish: Reason | None = None
             if number == self.end_of_document:
                 finish = "end"
@@ -92,6 +80,46 @@ class Engine:
                 finish = "length"
             elif len(ids) > self.context_length:
                 finish = "context"
-            yield Token(number, float(logits.log_softmax(dim=-1)[number]), finish)
+            yield Token(number, float(logits[number] - total), finish)
             if finish:
                 return
+
+    def _cached(self) -> Callable[[list[int]], Tensor]:
+        """Logits (V) after ids, of which only those are read that are new."""
+        backend = DecoderBackend(self.model, self.device, n_ids=self.n_ids)
+        sequence = backend.open()
+
+        def ahead(ids: list[int]) -> Tensor:
+            known = backend.length(sequence)
+            if known:
+                return backend.step([sequence], ids[known:])[0]
+            logits = backend.read(sequence, ids)
+            assert logits is not None
+            return logits
+
+        return ahead
+
+    @torch.inference_mode()
+    def _uncached(self, ids: list[int]) -> Tensor:
+        with self.device.autocast():
+            hidden = self.model.hidden(torch.tensor([ids], device=self.device.torch), cache=None)[:, -1]
+            return self.model.logits(hidden)[0].float().cpu()[: self.n_ids]
+
+
+def fits(n_prompt: int, context_length: int) -> None:
+    """PromptError when a prompt of that many ids leaves no room for a new one."""
+    if n_prompt == 0:
+        raise PromptError("the prompt has no ids: begin with the end-of-document id")
+    if n_prompt > context_length:
+        raise PromptError(
+            f"the prompt has {n_prompt:,} tokens, the model's context holds {context_length:,}: shorten it by "
+            f"at least {n_prompt - context_length:,} tokens (nothing is cut silently)"
+        )
+
+
+def diverged(n_ids: int) -> DivergedError:
+    """What is said of logits that are no numbers."""
+    return DivergedError(
+        f"the model's logits after {n_ids:,} tokens hold NaN or infinity: its weights have diverged. "
+        "Use an older checkpoint, or train with a lower learning rate (--train.optimizer.lr)"
+    )

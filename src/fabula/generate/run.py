@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+
 from fabula.device import Device
-from fabula.errors import InputError, PromptError
+from fabula.errors import PromptError
+from fabula.generate import speculative
+from fabula.generate.beam import beam_search
 from fabula.generate.config import GenerateConfig
+from fabula.generate.decoding import DecoderBackend
 from fabula.generate.engine import Engine, Reason, Token
+from fabula.generate.speculative import Lookup
+from fabula.generate.steps import TextSteps
 from fabula.generate.text import TextStream
 from fabula.generate.translate import Translator
 from fabula.model.encdec import EncoderDecoder
@@ -62,8 +69,6 @@ def stream(
 def _tokens(
     model: AnyModel, tokenizer: Tokenizer, prompt: str, config: GenerateConfig, device: Device, cached: bool
 ) -> Iterator[Token]:
-    if config.beams > 1 and not isinstance(model, EncoderDecoder):
-        raise InputError(f"beams={config.beams}: only an encoder-decoder is searched with beams so far; use beams = 1")
     end, ids = tokenizer.special.end_of_document, encode_prompt(tokenizer, prompt)
     try:
         if isinstance(model, EncoderDecoder):
@@ -74,9 +79,40 @@ def _tokens(
             return translator.stream(source, config)
         engine = Engine(model, end, device, cached, tokenizer.vocab_size)
         engine.check(len(ids))
+        if config.beams > 1:
+            return _searched(engine, ids, config)
+        if config.lookup:
+            backend = DecoderBackend(model, device, n_ids=tokenizer.vocab_size)
+            ends = frozenset({end})
+            return speculative.stream(backend, Lookup(), ids, config.max_new_tokens, config, ends, config.lookup)
         return engine.stream(ids, config.max_new_tokens, config)
     except PromptError as error:
         raise PromptError(f"{error}; it is {len(prompt):,} characters long") from None
+
+
+def _searched(engine: Engine, ids: list[int], config: GenerateConfig) -> Iterator[Token]:
+    """The likeliest text that a search finds; it comes when the search is over."""
+    model, device = engine.model, engine.device
+    most = min(config.max_new_tokens, engine.context_length + 1 - len(ids))
+    was_training = model.training
+    model.eval()
+    try:
+        found = beam_search(
+            TextSteps(model, device, engine.cached, engine.n_ids),
+            torch.tensor([ids], device=device.torch),
+            beams=config.beams,
+            end=engine.end_of_document,
+            max_new_tokens=most,
+            length_penalty=config.length_penalty,
+        )[0][0]
+    finally:
+        model.train(was_training)
+    whole: Reason = "length" if len(found.ids) == config.max_new_tokens else "context"
+    for place, (number, chance) in enumerate(zip(found.ids, found.logprobs, strict=True), 1):
+        last: Reason | None = None
+        if place == len(found.ids):
+            last = "end" if found.ended else whole
+        yield Token(number, chance, last)
 
 
 def run(

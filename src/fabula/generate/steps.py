@@ -29,10 +29,10 @@ class Steps(Protocol):
 
 
 class TextSteps:
-    """A decoder-only model."""
+    """A decoder-only model; with `n_ids` it writes no id from that one on."""
 
-    def __init__(self, model: Decoder, device: Device, cached: bool = True) -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: Decoder, device: Device, cached: bool = True, n_ids: int | None = None) -> None:
+        self.model, self.device, self.n_ids = model, device, n_ids
         self._cache = model.new_cache() if cached else None
         self._seen: Tensor | None = None
 
@@ -40,7 +40,7 @@ class TextSteps:
         if self._cache is None:
             tokens = self._seen = tokens if self._seen is None else torch.cat((self._seen, tokens), dim=1)
         with self.device.autocast():
-            return self.model.logits(self.model.hidden(tokens, cache=self._cache)[:, -1])
+            return self.model.logits(self.model.hidden(tokens, cache=self._cache)[:, -1])[:, : self.n_ids]
 
     def select(self, rows: Tensor) -> None:
         if self._cache is not None:

@@ -255,6 +255,22 @@ def _capped(q: Tensor, k: Tensor, v: Tensor, piece: Piece, scale: float, logit_c
     return _written_out(q, k, v, None, mask, scale, logit_cap)
 
 
+def attend_rows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, logit_cap: float = 0.0) -> Tensor:
+    """The next token of each of R texts: queries (R, N, H), keys and values (R, K, S, H), to (R, N, H).
+
+    `mask` (R, 1 or N, S) is added to the scores (-inf: not seen). A group's queries take the place of several tokens,
+    so that no key is repeated.
+    """
+    rows, shared, (n_keys, width) = q.shape[0], k.shape[1], k.shape[2:]
+    if mask is not None:
+        by_head = mask.shape[1] > 1
+        mask = mask.view(rows, shared, -1, n_keys) if by_head else mask.view(rows, 1, 1, n_keys)
+    piece = Piece(slice(0, 1), slice(0, n_keys), False, mask)
+    q = q.view(rows, shared, -1, width)
+    mixed = _capped(q, k, v, piece, scale, logit_cap) if logit_cap else _fused(q, k, v, piece, scale)
+    return mixed.reshape(rows, -1, width)
+
+
 class _Pieces(torch.autograd.Function):
     """Pieces of queries, each with a view of the keys; the gradients of a key's pieces are summed in place.
 
@@ -395,5 +411,5 @@ def set_path(model: nn.Module, path: Path) -> None:
 
 __all__ = [
     "Attention", "CrossAttention", "GroupedQueryAttention", "Mixer", "MixerConfig", "Path", "attend_explicit",
-    "attend_flex", "attend_fused", "mixers", "set_path", "usual_path",
+    "attend_flex", "attend_fused", "attend_rows", "mixers", "set_path", "usual_path",
 ]  # fmt: skip
