@@ -119,7 +119,8 @@ class Api:
         if path in self.files:
             _allow(method, "GET")
             body, kind = self.files[path]
-            await _send(send, Answer(body, kind))
+            # After an upgrade no page may be made of the files of two versions.
+            await _send(send, Answer(body, kind), (b"cache-control", b"no-cache"))
             return
         route, name = self._routes.get(path), ""
         if route is None and path.startswith(_MODELS):
@@ -384,8 +385,8 @@ async def _evolved(tale: evolution.Telling, receive: Receive) -> AsyncGenerator[
         tale.leave()
 
 
-async def _send(send: Send, made: Answer) -> None:
-    headers = [(b"content-type", made.kind.encode()), (b"content-length", str(len(made.body)).encode())]
+async def _send(send: Send, made: Answer, *more: tuple[bytes, bytes]) -> None:
+    headers = [(b"content-type", made.kind.encode()), (b"content-length", str(len(made.body)).encode()), *more]
     await send({"type": "http.response.start", "status": made.status, "headers": headers})
     await send({"type": "http.response.body", "body": made.body})
 
