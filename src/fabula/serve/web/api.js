@@ -61,7 +61,7 @@ export async function* stream(path, body, signal) {
   } catch (error) {
     throw problem(error);
   } finally {
-    reader.cancel().catch(() => {});
+    if (!whole) reader.cancel().catch(() => {});
   }
 }
 

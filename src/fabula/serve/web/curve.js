@@ -3,15 +3,34 @@
 import { svg } from "./dom.js";
 import { whole } from "./piece.js";
 
-const WIDTH = 640;
-const HEIGHT = 260;
 const LEFT = 44;
 const RIGHT = 12;
 const TOP = 10;
 const BOTTOM = 34;
 
-// Draws the curve; returns a function that marks a checkpoint by its place. `choose` is called with a place.
-export function draw(place, { curve, checkpoints }, choose) {
+let watching = null;
+
+// Keeps a curve drawn in the size of its place; returns a function that marks a checkpoint by its index. `choose` is
+// called with an index.
+export function draw(place, history, choose) {
+  let chosen = 0;
+  let mark = () => {};
+  const again = () => {
+    if (!place.clientWidth) return;
+    mark = drawn(place, history, choose);
+    mark(chosen);
+  };
+  watching?.disconnect();
+  watching = new ResizeObserver(again);
+  watching.observe(place);
+  return (index) => {
+    chosen = index;
+    mark(index);
+  };
+}
+
+function drawn(place, { curve, checkpoints }, choose) {
+  const [width, height] = [place.clientWidth, place.clientHeight];
   const value = curve.some((point) => point.bits_per_byte !== null) ? "bits_per_byte" : "loss";
   const points = curve.filter((point) => point[value] !== null);
   const of = (kind) => points.filter((point) => point.kind === kind);
@@ -21,30 +40,30 @@ export function draw(place, { curve, checkpoints }, choose) {
   // The first steps are far above all others: the frame holds what comes after a twentieth of the run.
   const late = points.filter((point) => point.step >= last / 20).map((point) => point[value]);
   const [low, high] = frame(late.length ? late : points.map((point) => point[value]));
-  const x = (step) => LEFT + (step / last) * (WIDTH - LEFT - RIGHT);
-  const y = (number) => TOP + (1 - (number - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
+  const x = (step) => LEFT + (step / last) * (width - LEFT - RIGHT);
+  const y = (number) => TOP + (1 - (number - low) / (high - low)) * (height - TOP - BOTTOM);
   const path = (line) => line.map((point, index) => `${index ? "L" : "M"}${x(point.step).toFixed(1)} ${y(point[value]).toFixed(1)}`).join("");
 
-  const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": summary(value, train, measured) });
-  const clip = svg("clipPath", { id: "frame" }, svg("rect", { x: LEFT, y: 0, width: WIDTH - LEFT, height: HEIGHT - BOTTOM + 1 }));
+  const drawing = svg("svg", { width, height, role: "img", "aria-label": summary(value, train, measured) });
+  const clip = svg("clipPath", { id: "frame" }, svg("rect", { x: LEFT, y: TOP - 4, width: width - LEFT, height: height - BOTTOM - TOP + 8 }));
   drawing.append(svg("defs", {}, clip));
   for (const tick of ticks(low, high, 5)) {
     drawing.append(
-      svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick) }),
+      svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(tick), y2: y(tick) }),
       svg("text", { x: LEFT - 8, y: y(tick) + 4, class: "y" }, String(Number(tick.toFixed(4)))),
     );
   }
-  for (const tick of ticks(0, last, 5)) {
-    drawing.append(svg("text", { x: x(tick), y: HEIGHT - 12, class: "x" }, whole(tick)));
+  for (const tick of ticks(0, last, Math.min(8, width / 80))) {
+    drawing.append(svg("text", { x: x(tick), y: height - 12, class: "x" }, whole(tick)));
   }
   const lines = svg("g", { "clip-path": "url(#frame)" });
   lines.append(svg("path", { class: train.length > 120 ? "raw" : "train", d: path(train) }));
   if (train.length > 120) lines.append(svg("path", { class: "train", d: path(smooth(train, value)) }));
   lines.append(svg("path", { class: "validation", d: path(measured) }));
-  const marker = svg("line", { class: "marker", y1: TOP, y2: HEIGHT - BOTTOM });
+  const marker = svg("line", { class: "marker", y1: TOP, y2: height - BOTTOM });
   const dots = checkpoints.map((checkpoint, index) => {
-    const height = checkpoint[value] ?? near(measured, checkpoint.step, value) ?? near(train, checkpoint.step, value) ?? low;
-    const at = { cx: x(checkpoint.step), cy: Math.max(TOP, y(height)) };
+    const there = checkpoint[value] ?? near(measured, checkpoint.step, value) ?? near(train, checkpoint.step, value) ?? low;
+    const at = { cx: x(checkpoint.step), cy: Math.max(TOP, y(there)) };
     // A wide ring that is not seen, for fingers.
     return svg(
       "g",

@@ -3,7 +3,7 @@
 import { ask, stream, tell } from "./api.js";
 import { draw, unit } from "./curve.js";
 import { el, memory } from "./dom.js";
-import { legend, shade, whole } from "./piece.js";
+import { inked, legend, shade, whole } from "./piece.js";
 
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 const PLAY_SECONDS = 1.2;
@@ -179,7 +179,7 @@ export function evolution(page, card) {
     if (said === "") return;
     // A piece may hold several tokens: their geometric mean.
     const mean = logprobs.reduce((sum, value) => sum + value, 0) / Math.max(1, ids.length);
-    place.append(el("span", { class: ids.length ? shade(Math.exp(mean)) : null }, said));
+    place.append(el("span", { class: ids.length ? shade(Math.exp(mean)) : null }, ...inked(said)));
   }
 
   // ---- controls ------------------------------------------------------------------------------------------------

@@ -53,8 +53,8 @@ async function begin() {
 function describe() {
   const { id, parameters, context_length: context, vocab_size: vocabulary, checkpoint } = card();
   document.getElementById("model-name").textContent = id;
-  const saved = checkpoint ? `, ${checkpoint}` : "";
-  document.getElementById("model-facts").textContent = `${short(parameters)} parameters, context ${whole(context)}, vocabulary ${whole(vocabulary)}${saved}`;
+  const facts = [`${short(parameters)} parameters`, `context ${whole(context)}`, `vocabulary ${whole(vocabulary)}`, checkpoint];
+  document.getElementById("model-facts").replaceChildren(...facts.filter(Boolean).map((fact) => el("span", {}, fact)));
 }
 
 function short(number) {

@@ -9,7 +9,8 @@ const NAMES = ["over 80 %", "over 50 %", "over 20 %", "over 5 %", "over 1 %", "l
 export const shade = (probability) => `p${CLASSES.findIndex((least) => probability >= least)}`;
 
 export function legend(place) {
-  place.replaceChildren(...NAMES.map((name, index) => el("span", { class: `p${index}` }, name)));
+  const keys = NAMES.map((name, index) => el("span", { class: `p${index}` }, el("span", { class: "ink" }, name)));
+  place.replaceChildren(el("span", { class: "soft" }, "Probability"), ...keys);
 }
 
 export function percent(probability) {
@@ -100,5 +101,14 @@ export class Running {
 export function running(token, text) {
   if (token.control) return [text, el("span", { class: "sign end" }, token.text)];
   if (text === "") return [el("span", { class: "sign part" }, "‧")];
-  return text.split(/(\n)/).map((part) => (part === "\n" ? el("span", { class: "line" }, "\n") : part));
+  return inked(text);
+}
+
+// A text whose words take the colour of what is around them, and the space before them does not: it may hang over the
+// end of a line.
+export function inked(text) {
+  const [, before, rest] = /^( *)([^]*)$/.exec(text);
+  if (rest === "") return [el("span", { class: "ink" }, before)];
+  const parts = rest.split(/(\n)/).filter(Boolean);
+  return [before, ...parts.map((part) => el("span", { class: part === "\n" ? "ink line" : "ink" }, part))];
 }

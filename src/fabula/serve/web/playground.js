@@ -10,11 +10,11 @@ import { form, settings } from "./settings.js";
 
 const ALTERNATIVES = 10;
 const ENDS = {
-  end: "the model ended it",
-  stop: "a stop text came",
-  length: "as many as were asked for",
-  context: "the model's context is full",
-  stopped: "stopped",
+  end: "The model ended it",
+  stop: "It came to a stop text",
+  length: "As many as were asked for",
+  context: "No more fit",
+  stopped: "Stopped",
 };
 
 export function playground(page, card) {
@@ -168,8 +168,8 @@ export function playground(page, card) {
     }
     const used = draft.promptIds.length + path.length;
     const speed = draft.written && draft.seconds ? `, ${Math.round(draft.written / draft.seconds)} a second` : "";
-    const size = `${whole(path.length)} tokens${speed}; ${whole(used)} of ${whole(card().context_length)} of the context`;
-    readout.textContent = `${size}; ${ENDS[draft.finish] ?? "stopped"}.`;
+    const size = `${whole(path.length)} tokens${speed}; ${whole(used)} of the ${whole(card().context_length)} that the model sees`;
+    readout.textContent = `${size}. ${ENDS[draft.finish] ?? ENDS.stopped}.`;
   }
 
   function point(element) {
@@ -196,8 +196,8 @@ export function playground(page, card) {
   function tree() {
     const item = (draft) => {
       const decode = new Running();
-      const text = draft.tokens.slice(0, 24).map((token) => decode.next(token)).join("").replace(/\s+/g, " ").trim();
-      const name = draft.parent ? text : `${draft.prompt.slice(-24)}${text}`.replace(/\s+/g, " ").trim();
+      const text = draft.tokens.slice(0, 24).map((token) => decode.next(token)).join("");
+      const name = `${draft.parent ? "" : draft.prompt.slice(-24)}${text}`.replace(/\s+/g, " ").trim();
       const current = draft === drafts.current;
       const button = el("button", { type: "button", "aria-current": current ? "true" : null, title: `${draft.tokens.length} tokens`, onclick: () => turnTo(draft) }, name || "(nothing yet)");
       return el("li", {}, button, draft.children.length ? el("ul", {}, draft.children.map(item)) : null);

@@ -12,6 +12,7 @@ const FIELDS = [
   { name: "seed", label: "Seed", least: 0, most: Number.MAX_SAFE_INTEGER, step: 1, usual: "", about: "the same seed, the same text; empty is new each time" },
 ];
 const STOPS = 16;
+const NARROW = matchMedia("(max-width: 60rem)");
 
 class Settings extends EventTarget {
   constructor() {
@@ -58,6 +59,8 @@ export const settings = new Settings();
 // The form, as often as it is wanted: all of them show the same values.
 export function form(place, id) {
   const inputs = new Map();
+  // On a phone the text comes first.
+  if (NARROW.matches) place.open = false;
   const rows = FIELDS.map((field) => {
     const { name, label, least = 0, most, step, range, about } = field;
     const bounds = { min: least, max: most, step };
