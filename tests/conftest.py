@@ -15,7 +15,7 @@ from tests.audit import watching
 
 watching.install()  # before anything of ours is imported by a test
 
-pytest_plugins = ["tests.faults.tally"]
+pytest_plugins = ["tests.faults.tally", "tests.serving"]
 
 settings.register_profile(
     "fabula", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]

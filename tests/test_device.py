@@ -23,7 +23,7 @@ def _threads() -> Iterator[None]:
 
 def without(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
@@ -63,9 +63,29 @@ def test_threads() -> None:
         torch.set_num_threads(before)
 
 
-def test_autocast_is_on_for_bfloat16_alone() -> None:
+def test_threads_given_from_outside_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert not device.threads_are_given()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert not device.threads_are_given()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert device.threads_are_given(), "who starts several processes shares out the cores"
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert device.threads_are_given()
+    assert device.cores() >= 1
+
+
+def test_autocast_is_on_for_short_formats_alone() -> None:
     x = torch.ones(2, 2)
-    for dtype, expected in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+    formats = {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+        "float8": torch.bfloat16,
+    }
+    for dtype, expected in formats.items():
         with device.Device("cpu", dtype, 1, "").autocast():
             assert (x @ x).dtype == expected
 

@@ -11,6 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fabula import losses
@@ -251,6 +253,60 @@ def test_no_tensor_of_all_logits_is_ever_made(monkeypatch: pytest.MonkeyPatch) -
     with _Largest() as seen:
         linear_cross_entropy_explicit(hidden.float(), weight, targets, bias)
     assert seen.numel == n * v, "the instrument sees what it should"
+
+
+class _Peak(TorchDispatchMode):
+    """The most bytes that were held at once by tensors made inside it; views of what was given count nothing."""
+
+    def __init__(self, *given: Tensor) -> None:
+        super().__init__()
+        self.given = {tensor.untyped_storage()._cdata for tensor in given}
+        self.made: dict[int, tuple[int, StorageWeakRef]] = {}
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.given:
+                    self.made[storage._cdata] = (storage.nbytes(), StorageWeakRef(storage))
+        self.made = {key: (size, held) for key, (size, held) in self.made.items() if not held.expired()}
+        self.bytes = max(self.bytes, sum(size for size, _ in self.made.values()))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("dtype", "most"), [(torch.float32, 80e6), (torch.bfloat16, 850e6)], ids=["float32", "bfloat16"]
+)
+def test_a_vocabulary_of_262144_at_context_1024_needs_the_memory_that_is_stated(
+    dtype: torch.dtype, most: float
+) -> None:
+    """Gemma 3's vocabulary and width: 1,074 MB of logits are never held, nor their gradient of the same size.
+
+    Beside the weights and their gradient (671 MB each) float32 takes 71 MB, one chunk of 64 rows. In bfloat16 there are
+    a rounded copy of the weights and of their gradient of a chunk (336 MB each).
+    """
+    n, d, v = 1024, 640, 262_144
+    with FakeTensorMode():  # sizes without numbers
+        hidden, weight = torch.empty(n, d, dtype=dtype, requires_grad=True), torch.empty(v, d, requires_grad=True)
+        targets = torch.zeros(n, dtype=torch.long)
+        with _Peak(hidden, weight, targets) as seen:
+            linear_cross_entropy(hidden, weight, targets).backward()
+        assert 4 * v * d < seen.bytes < 4 * v * d + most
+        with _Peak(hidden, weight, targets) as all_at_once:
+            linear_cross_entropy_explicit(hidden, weight.to(dtype), targets).backward()
+        assert all_at_once.bytes > 2 * 4 * n * v, "the instrument sees what it should"
+
+
+def test_the_gradient_of_the_weights_is_handed_over_and_not_copied() -> None:
+    hidden, weight, targets, _ = inputs(70, 4, 300, False)
+    total = linear_cross_entropy(hidden, weight, targets)
+    made: Any = total.grad_fn
+    place = made.gradients[1].data_ptr()
+    total.backward()
+    assert weight.grad is not None
+    assert weight.grad.data_ptr() == place
 
 
 def test_without_gradients_none_are_made() -> None:

@@ -56,6 +56,7 @@ checkpoints = 4
 keep = 2
 log_every = 1
 device = "cpu"
+precision = "float32"
 threads = 1
 optimizer = { kind = "muon", lr = 0.02, momentum = 0.95, ns_steps = 5, weight_decay = 0.1, table_lr = 6e-3, \
 vector_lr = 6e-3, beta1 = 0.9, beta2 = 0.95, eps = 1e-8 }

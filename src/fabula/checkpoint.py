@@ -268,7 +268,18 @@ def changed_environment(checkpoint: Checkpoint, present: Data) -> list[str]:
     While nothing does, a resumed run is bit-identical with one that was never stopped.
     """
     before = checkpoint.manifest.get("environment") or {}
-    matters = ("torch", "instruction_set", "threads", "device", "dtype", "cpu", "python", "fabula", "platform")
+    matters = (
+        "torch",
+        "instruction_set",
+        "threads",
+        "device",
+        "dtype",
+        "compiled",
+        "cpu",
+        "python",
+        "fabula",
+        "platform",
+    )
     return [f"{n}: {before[n]} -> {present.get(n)}" for n in matters if n in before and before[n] != present.get(n)]
 
 

@@ -1,12 +1,13 @@
 """Which device, which number format, how many threads, each with its reason; seeds and memory.
 
-Nothing here runs at import. Numbers of a CPU without bf16 units stay fp32: there a bf16 matrix product is over a
-hundred times slower than an fp32 one (docs/log.md).
+Nothing here runs at import. What is said here of number formats is what using a model takes; training chooses its own
+by measuring (`train/precision.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import random
 import sys
@@ -25,9 +26,12 @@ class Device:
     """A place to compute. `reason` says why it was chosen."""
 
     name: str  # "cpu", "cuda", "mps"
-    dtype: str  # the format of the products inside the model: "float32" or "bfloat16"; weights are always float32
+    # The format of the products inside the model: "float32", "bfloat16", "float16", or "float8" (the blocks' products;
+    # the others are then bfloat16). Weights are always float32.
+    dtype: str
     threads: int
     reason: str
+    dtype_reason: str = ""
 
     @property
     def torch(self) -> torch.device:
@@ -35,11 +39,20 @@ class Device:
 
         return torch.device(self.name)
 
+    @property
+    def bytes_per_number(self) -> int:
+        """Of what is inside the model between two products."""
+        return 4 if self.dtype == "float32" else 2
+
     def autocast(self) -> Any:
-        """A context in which matrix products run in `dtype`; a no-op in float32."""
+        """A context in which matrix products run in `dtype`; a no-op in float32.
+
+        Products of float8 are made by the layers themselves; what is around them is bfloat16.
+        """
         import torch
 
-        return torch.autocast(self.name, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
+        dtype = torch.float16 if self.dtype == "float16" else torch.bfloat16
+        return torch.autocast(self.name, dtype=dtype, enabled=self.dtype != "float32")
 
 
 def choose(name: str = "auto", threads: int = 0) -> Device:
@@ -49,8 +62,8 @@ def choose(name: str = "auto", threads: int = 0) -> Device:
     """
     import torch
 
-    if threads and torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
+    if threads:
+        use_threads(threads)
     if name == "auto":
         name, reason = _best(torch)
     else:
@@ -62,7 +75,9 @@ def choose(name: str = "auto", threads: int = 0) -> Device:
         )
         if missing:
             raise MachineError(f'device "{name}" is not available here; use --train.device auto or cpu')
-    dtype = "bfloat16" if name == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    # Where torch would only emulate it, it is slower than float32.
+    there = name == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    dtype = "bfloat16" if there else "float32"
     return Device(name=name, dtype=dtype, threads=torch.get_num_threads(), reason=reason)
 
 
@@ -72,6 +87,29 @@ def _best(torch: Any) -> tuple[str, str]:
     if torch.backends.mps.is_available():
         return "mps", "Apple GPU found"
     return "cpu", "no GPU found"
+
+
+def use_threads(count: int) -> int:
+    """Let torch compute with so many threads; returns the number."""
+    import torch
+
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+    return count
+
+
+def cores() -> int:
+    """Physical cores that this process may use."""
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def threads_are_given() -> bool:
+    """Whether somebody outside has said how many threads to use: the user, or who started several processes."""
+    several = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+    return several or any(os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
 
 
 def seed_everything(seed: int) -> None:
@@ -192,6 +230,7 @@ def environment(device: Device) -> dict[str, Any]:
         "device": device.name,
         "device_reason": device.reason,
         "dtype": device.dtype,
+        "dtype_reason": device.dtype_reason,
     }
 
 

@@ -50,6 +50,7 @@ POINTS = {
     "data.kept": "the shards so far and their account are on the disk",
     "data.finished": "all documents are in the shards, which have no manifest yet",
     "train.measuring": "the machine is about to be measured",
+    "train.compiling": "a trial of compiling was looked at, twenty times a second",
     "train.started": "everything is built; the first step comes",
     "train.waiting": "the next batch is asked for",
     "train.step": "an optimizer step was taken",

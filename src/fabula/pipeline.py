@@ -24,7 +24,7 @@ from fabula.corpus.run import Corpus, with_stated
 from fabula.data import run as data_stage
 from fabula.data.packing import Packing, figures
 from fabula.data.shards import FORMAT, Shards, dtype_for
-from fabula.device import Device, choose
+from fabula.device import Device
 from fabula.energy.account import Account
 from fabula.errors import DamagedError, DivergedError, FabulaError, InputError, MachineError, Stopped
 from fabula.evaluate import run as evaluate_stage
@@ -44,6 +44,7 @@ from fabula.tokenizer import run as tokenizer_stage
 from fabula.tokenizer.base import Tokenizer
 from fabula.train import run as train_stage
 from fabula.train.material import material
+from fabula.train.precision import place
 from fabula.train.trackers import config as trackers
 
 RUNS = Path("runs")
@@ -51,6 +52,9 @@ RUNS = Path("runs")
 # Settings that change how a run is done, not what comes out of it: they may differ between start and resume.
 _INCIDENTAL = (
     "device",
+    "precision",
+    "compile",
+    "recompute",
     "threads",
     "keep",
     "log_every",
@@ -99,6 +103,7 @@ def run(
         raise InputError(f"{folder.root} holds a comparison; choose another --name")
     # What only a later stage needs is missed before the first one.
     trackers.require(loaded.train.trackers)
+    place(loaded.train)
     corpus = Corpus(loaded.corpus)
     if corpus.config.pair is not None and until != "train":
         translation.require()
@@ -173,6 +178,7 @@ def resume(
         raise InputError(f"{', '.join(refused)}: a resumed run is the same run; only {allowed} may change")
     loaded = recipe.load(folder.recipe, given)
     trackers.require(loaded.train.trackers)
+    place(loaded.train)
     with stop_on_signals() as stop, storage.lock(folder.root):
         stop.check("starting")
         with _Pipeline(loaded, folder, progress or Silent(), stop) as made:
@@ -211,7 +217,7 @@ def plan(
     if loaded.data.packing != "concat":
         packed = _packed(loaded.data.packing, corpus.document_bytes(), token_bytes, model.context_length)
         row_tokens *= 1 - packed["waste"]
-    device = choose(loaded.train.device, loaded.train.threads)
+    device = place(loaded.train)
     with watcher.task("measuring this machine", None, ""):
         made, speed = train_stage.rehearse(
             loaded.train, model, loaded.generate, epoch_tokens, device, pair_tokens, row_tokens, longest
@@ -259,9 +265,9 @@ def _memory_table(
     optimizer = to_data(loaded.train)["optimizer"]["kind"]
 
     def predict(rows: int, dtype: str) -> int:
-        width = 2 if dtype == "bfloat16" else 4
-        averaged = loaded.train.average.keeps
-        return training_bytes(model, optimizer, rows, lengths, width, device.name == "cpu", averaged)
+        width, cpu = 4 if dtype == "float32" else 2, device.name == "cpu"
+        kept, again = loaded.train.average.keeps, loaded.train.recompute
+        return training_bytes(model, optimizer, rows, lengths, width, cpu, averaged=kept, recompute=again)
 
     job = {
         "train": to_data(loaded.train),
@@ -557,7 +563,7 @@ class _Pipeline:
             self.stages.skip("evaluate", _bits(known))
             return known
         started = time.monotonic()
-        device = choose(self.recipe.train.device, self.recipe.train.threads)
+        device = place(self.recipe.train)
         try:
             made = evaluate_stage.run_on_split(
                 self.recipe.evaluate,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -220,6 +221,29 @@ def test_the_stream_is_the_batches(tiny_data: Shards, ahead: int) -> None:
         assert torch.equal(made.tokens, expected.tokens)
         assert torch.equal(made.targets, expected.targets)
     batches.close()
+
+
+def test_a_pinned_stream_is_pinned_by_the_thread_that_reads_ahead(
+    tiny_data: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Page-locked memory needs a graphics card: here it is only looked who asks for it, and for what."""
+    asked: list[str] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        asked.append(threading.current_thread().name)
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    loader = Loader(tiny_data.train, 16, 5, True)
+    next(loader.stream(0, 4))
+    assert asked == []
+    loader.pinned = True
+    batches = loader.stream(0, 4, ahead=1)
+    made, expected = next(batches), loader.batch(0, 4)
+    batches.close()
+    assert asked[:4] == ["fabula-loader"] * 4, "tokens, targets, positions, documents"
+    for name in ("tokens", "targets", "positions", "documents"):
+        assert torch.equal(getattr(made, name), getattr(expected, name))
 
 
 def test_an_error_in_the_thread_reaches_the_reader(tiny_data: Shards, monkeypatch: pytest.MonkeyPatch) -> None:

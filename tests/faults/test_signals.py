@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fabula import checkpoint, storage
+from fabula.train.compiling import compiler
 from tests import tiny
 from tests.faults.alike import assert_alike
 from tests.faults.forks import Fork
@@ -129,6 +130,21 @@ def test_a_signal_while_everything_is_still_being_imported(tmp_path: Path, cases
         _, err = process.communicate(timeout=30)
         assert process.returncode in (143, -signal.SIGTERM), tiny.tail(err)
         assert b"Traceback" not in err, tiny.tail(err, 20)
+
+
+@pytest.mark.row("R6", cases=1)
+@pytest.mark.skipif(compiler("cpu") is None, reason="there is no C++ compiler")
+def test_a_signal_while_the_model_is_compiled(server: ForkServer, straight: Path, tmp_path: Path, cases: int) -> None:
+    """Compiling is done by a process of its own, which is not waited for."""
+    tiny.write_recipe(tmp_path)
+    process = server.run(*RUN, "--train.compile", "on", cwd=tmp_path, faults="train.compiling=signal:SIGTERM@3")
+    check_left(process, 143)
+    process = server.run("resume", "runs/tiny", "--train.compile", "off", cwd=tmp_path)
+    assert process.code == 0, process.output
+    # All but the reason that stands in the plan: this one was asked not to compile.
+    newest = [checkpoint.last(run) for run in (straight, tmp_path / "runs" / "tiny")]
+    for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER):
+        assert len({c.manifest["files"][name]["sha256"] for c in newest if c is not None}) == 1, name
 
 
 def _wait(ready, process: Fork, timeout: float = 40) -> None:  # type: ignore[no-untyped-def]

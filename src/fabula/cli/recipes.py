@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -25,6 +25,7 @@ Json = Annotated[bool, Parameter(name="--json", negative=(), help="one JSON docu
 Runs = Annotated[Path, Parameter(name="--runs", help="the folder of all runs")]
 Name = Annotated[str | None, Parameter(help="the run's name; the recipe's by default")]
 Scale = Annotated[str | None, Parameter(help="one of the recipe's scales, for example cpu")]
+Compile = Annotated[Literal["auto", "on", "off"] | None, Parameter(help="torch.compile; short for --train.compile")]
 Measure = Annotated[bool, Parameter(negative=(), help="try batches and number formats: their memory and speed")]
 Fresh = Annotated[bool, Parameter(negative=(), help="remove an older run of that name first")]
 
@@ -46,6 +47,7 @@ def _run(
     runs: Runs = Path("runs"),
     scale: Scale = None,
     fresh: Fresh = False,
+    compile: Compile = None,
     json: Json = False,
     settings: Settings = (),
 ) -> None:
@@ -53,7 +55,7 @@ def _run(
 
     A stopped run is continued, stages that are up to date are skipped. Ctrl-C saves and leaves.
     """
-    _show(_all(recipe, name, runs, fresh, with_scale(settings, scale), None), json)
+    _show(_all(recipe, name, runs, fresh, _with(settings, scale, compile), None), json)
 
 
 @train.default
@@ -65,6 +67,7 @@ def _train(
     runs: Runs = Path("runs"),
     scale: Scale = None,
     fresh: Fresh = False,
+    compile: Compile = None,
     json: Json = False,
     find_lr: Annotated[
         bool, Parameter(negative=(), help="train nothing: raise the rates step by step, draw the loss, suggest rates")
@@ -83,12 +86,18 @@ def _train(
         return
     if out is not None:
         raise InputError("--out is the page of --find-lr; a run's own report is in its folder")
-    _show(_all(recipe, name, runs, fresh, with_scale(settings, scale), "train"), json)
+    _show(_all(recipe, name, runs, fresh, _with(settings, scale, compile), "train"), json)
 
 
 def with_scale(settings: Settings, scale: str | None) -> Settings:
     """The settings with the scale among them."""
     return settings if scale is None else (*settings, f"scale={scale}")
+
+
+def _with(settings: Settings, scale: str | None, compiled: str | None) -> Settings:
+    """The settings with those among them that have a short name."""
+    found = with_scale(settings, scale)
+    return found if compiled is None else (*found, f"train.compile={compiled}")
 
 
 def _all(recipe: Path, name: str | None, runs: Path, fresh: bool, settings: Settings, until: str | None) -> Any:

@@ -14,7 +14,6 @@ from fabula.config import Data
 from fabula.data.loader import Loader
 from fabula.data.mixture import Feed
 from fabula.data.shards import Shards
-from fabula.device import choose
 from fabula.model.config import ModelConfig
 from fabula.progress import Progress
 from fabula.recipe import Recipe, feed
@@ -22,6 +21,7 @@ from fabula.train import run as train_stage
 from fabula.train.budget import parse_budget
 from fabula.train.config import TrainConfig
 from fabula.train.material import step_rows
+from fabula.train.precision import place
 
 Match = Literal["tokens", "flops"]
 
@@ -75,7 +75,7 @@ def settle(loaded: Recipe, model: ModelConfig, shards: Shards, match: Match, pro
     loader = _loader(loaded, model, shards)
     checker = Loader(shards.validation, context, loaded.seed, train.isolate_documents, Feed(loaded.data.packing))
     epoch_rows, rows = loader.n_rows, len(checker.fixed())
-    device = choose(train.device, train.threads)
+    device = place(train)
     with progress.task("measuring this machine", None, ""):
         _, speed = train_stage.rehearse(
             train, model, loaded.generate, epoch_rows * context, device, row_tokens=loader.row_tokens

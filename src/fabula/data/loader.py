@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,13 +32,20 @@ _U64 = np.uint64
 _PATIENCE, _LOOK, _ATTEMPTS = 10.0, 0.2, 3
 
 
-B = TypeVar("B")
+class Pinnable(Protocol):
+    """What a loader makes."""
+
+    def pinned(self) -> Self: ...
+
+
+B = TypeVar("B", bound=Pinnable)
 
 
 class Batches(Generic[B]):
     """Batches that are a function of their position, and the stream of them."""
 
     name: str  # of the split
+    pinned = False  # whether batches are made in memory that a graphics card reads while others compute
 
     def batch(self, position: int, rows: int) -> B:
         """The rows `position` .. `position + rows` of the run."""
@@ -198,7 +205,8 @@ class _Ahead(Generic[B]):
     def _fill(self, loader: Batches[B], place: int, rows: int) -> None:
         try:
             while not self._stop.is_set():
-                self._put(loader.batch(place, rows))
+                batch = loader.batch(place, rows)
+                self._put(batch.pinned() if loader.pinned else batch)
                 place += rows
         except BaseException as error:  # handed to the consumer: a thread must not die in silence
             self._put(error)

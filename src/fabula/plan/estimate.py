@@ -50,14 +50,19 @@ def training_bytes(
     width: int,
     cpu: bool,
     averaged: bool = False,
+    recompute: bool = False,
 ) -> int:
     """The peak of a training step: the process, the state, what is kept for the backward pass, and its own needs.
 
     `rows` are computed at once; `lengths` are those of a source and a target (of a decoder: 0 and the context);
-    `width` is the bytes of a number inside the model.
+    `width` is the bytes of a number inside the model. With `recompute` blocks keep their input, and one of them at a
+    time what it computes.
     """
     d = model.d_model
     kept = sum(length * _kept(model, reading) for length, reading in zip(lengths, (True, False), strict=True))
+    if recompute:
+        # The stream is float32 whatever the format.
+        kept = kept // model.n_layers + sum(lengths) * d * model.n_layers * 4 // width
     # The backward pass of the widest part: the gradients of its hidden numbers, while its inputs are still there.
     passing = max(lengths) * (model.ffn.n_active_params(d) // d + 4 * d)
     # The last hidden states, their gradient and the norm before them are float32 whatever the format.

@@ -35,13 +35,13 @@ class Peak:
 
 def peak(device: Device) -> Peak:
     """The peak of one device: its data sheet's where its name is known, else measured here."""
-    if device.name == "cuda" and device.dtype == "bfloat16":
+    if device.name == "cuda" and device.dtype != "float32":
         import torch
 
         found = of_name(torch.cuda.get_device_name())
         if found is not None:
             return found
-    return _measured(device.name, device.dtype, device.threads)
+    return _measured(device.name, _of_products(device.dtype), device.threads)
 
 
 def of_name(name: str) -> Peak | None:
@@ -74,7 +74,7 @@ def matmul_flops(device: Device, size: int = 1024, rounds: int = 5) -> float:
     """Time `rounds` products of two square matrices in the format that training uses; FLOP/s of the best."""
     import torch
 
-    dtype = torch.bfloat16 if device.dtype == "bfloat16" else torch.float32
+    dtype: torch.dtype = getattr(torch, _of_products(device.dtype))
     if device.name != "cpu":
         size *= 4
     # Of a generator of their own: those of the run that measures are where its resume will look for them.
@@ -90,6 +90,27 @@ def matmul_flops(device: Device, size: int = 1024, rounds: int = 5) -> float:
         synchronize(device)
         best = min(best, time.perf_counter() - begin)
     return 2 * size**3 / best
+
+
+def _of_products(dtype: str) -> str:
+    """The format of plain products: float8 needs scales, which only layers made for it have."""
+    return "bfloat16" if dtype == "float8" else dtype
+
+
+@cache
+def relative_time(name: str, dtype: str, threads: int) -> float:
+    """How long a product of two matrices takes in a format, as a multiple of its time in float32, on this machine.
+
+    Measured once a process, in some milliseconds; where a format has no units it takes a hundred times as long.
+    """
+    size, rounds = (256, 3) if name == "cpu" else (1024, 10)
+    each = {format: Device(name, format, threads, "") for format in ("float32", dtype)}
+    best = dict.fromkeys(each, 0.0)
+    # In turn, so that a busy moment of the machine meets both.
+    for _ in range(2):
+        for format, device in each.items():
+            best[format] = max(best[format], matmul_flops(device, size, rounds))
+    return best["float32"] / best[dtype]
 
 
 def _memory_bytes(device: Device) -> int:

@@ -82,6 +82,7 @@ def run(config: PlanConfig, machine: Machine) -> Plan:
     elif config.peak_memory_bytes > machine.memory_bytes:
         found.append(
             f"the run needs {config.peak_memory_bytes / 1e9:.1f} GB of memory, {have}; compute fewer rows at once "
-            f"(--train.micro_rows {max(1, config.micro_rows // 2)}; the batch stays the same) or a smaller model"
+            f"(--train.micro_rows {max(1, config.micro_rows // 2)}; the batch stays the same), keep less of them "
+            "(--train.recompute true), or choose a smaller model"
         )
     return Plan(made, disk, config.peak_memory_bytes, machine, found)

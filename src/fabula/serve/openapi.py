@@ -69,7 +69,7 @@ def _operation(route: Route) -> dict[str, Any]:
     if not route.always_streams:
         content[route.kind] = {} if route.response is None else {"schema": _of(route.response)}
     if route.streams:
-        content["text/event-stream"] = {"schema": {"type": "string", "description": route.streams}}
+        content["text/event-stream"] = {}
     error = {"application/json": {"schema": _of(schema.Error)}}
     refusals = {
         status: {"description": words, "content": error}
@@ -77,7 +77,8 @@ def _operation(route: Route) -> dict[str, Any]:
     }
     if route.path == "/health":
         refusals["503"] = {"description": "It stops, or has failed.", "content": {route.kind: {}}}
-    made["responses"] = {"200": {"description": route.summary, "content": content}, **dict(sorted(refusals.items()))}
+    words = f"{route.summary}. As a stream: {route.streams}." if route.streams else route.summary
+    made["responses"] = {"200": {"description": words, "content": content}, **dict(sorted(refusals.items()))}
     if route.path == "/health":
         made["security"] = []
     return made

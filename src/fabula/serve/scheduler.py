@@ -112,6 +112,12 @@ class Writer:
         """Turn the tokens that came into text; whether there is news."""
         handle = self._handle
         assert handle is not None
+        if self._cancelled:
+            # Nobody reads on: what lies there unread does not hold it back.
+            handle.cancel()
+            self._pieces.clear()
+            self.finish = "cancelled"
+            return True
         if self.full:
             return False
         came = handle.take()
@@ -142,6 +148,8 @@ class Writer:
 
     def has_news(self) -> bool:
         """Whether `deliver` would find something."""
+        if self._cancelled:
+            return True
         if self.full:
             return False
         handle = self._handle

@@ -45,7 +45,18 @@ class TrainConfig:
     trackers: tuple[str, ...] = setting((), "mirrors of metrics.jsonl: tensorboard, wandb, comet, trackio, mlflow")
     tracking: TrackingConfig = setting(factory=TrackingConfig, doc="what the trackers are told")
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
-    threads: int = setting(0, "processor threads; 0: every core, or what OMP_NUM_THREADS says")
+    precision: Literal["auto", "float32", "bfloat16", "float16", "float8"] = setting(
+        "auto", "number format of the products; weights are float32 in all; auto: what measuring shows to be faster"
+    )
+    compile: Literal["auto", "on", "off"] = setting(
+        "auto", "torch.compile; auto: in runs long enough to repay it, where measuring shows a gain"
+    )
+    recompute: bool = setting(
+        False, "keep of a block its input alone and compute it again in the backward pass: less memory, more time"
+    )
+    threads: int = setting(
+        0, "processor threads; 0: what OMP_NUM_THREADS says, else the fastest count where a run is long, else all cores"
+    )
 
     def __post_init__(self) -> None:
         parse_budget(self.budget)

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from fabula.config import Data, setting, to_data
 from fabula.data.mixture import Feed
 from fabula.data.shards import Shards
-from fabula.device import choose, environment, seed_everything
+from fabula.device import environment, seed_everything
 from fabula.errors import InputError
-from fabula.model.kinds import AnyConfig, build_model
+from fabula.model.kinds import AnyConfig
 from fabula.progress import Progress, StopFlag
 from fabula.tokenizer.base import Tokenizer
 from fabula.train.config import TrainConfig
 from fabula.train.material import material
+from fabula.train.precision import place
+from fabula.train.prepared import prepared
 from fabula.train.schedules import ScheduleConfig
 from fabula.train.speed import objective_of
 from fabula.train.trainer import BatchSource, Trainer
@@ -80,11 +82,10 @@ def run(
 ) -> Data:
     """Take the steps and read the curve. Nothing is written."""
     shards.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
-    device = choose(config.device, config.threads)
+    device = place(config)
     made = material(config, model_config, tokenizer, shards, seed, feed)
     seed_everything(seed)
-    model = build_model(model_config).to(device.torch)
-    model.choose_path(device.name, config.isolate_documents)
+    model, _ = prepared(config, model_config, device)
     source: BatchSource = made.loader
     trainer = Trainer(
         model=model,

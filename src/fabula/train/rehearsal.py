@@ -1,12 +1,15 @@
 """A few real steps in a process of their own: `python -m fabula.train.rehearsal`, started by `plan/measure.py`.
 
 It is told the settings of the run, how many rows are computed at once and in which format, and answers with the peak of
-its memory and its speed. Every step accumulates over two parts, as the steps of a run with a larger batch do.
+its memory and its speed. Every step accumulates over two parts, as the steps of a run with a larger batch do. Or it is
+to compile: then it takes the steps of the run, compiled and as they are in turn, and answers with the time of both
+(`compiling.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable, Generator
 
@@ -20,15 +23,20 @@ from fabula.data.pairs import PairBatch
 from fabula.device import Device, choose, is_out_of_memory, peak_memory_bytes, synchronize
 from fabula.model import kinds
 from fabula.model.encdec import EncoderDecoderConfig
-from fabula.model.kinds import AnyConfig, build_model
+from fabula.model.kinds import AnyConfig
 from fabula.progress import StopFlag
 from fabula.train.averaging import with_room
+from fabula.train.compiling import Compiled
 from fabula.train.config import TrainConfig
+from fabula.train.objective import Objective
+from fabula.train.prepared import prepared
 from fabula.train.speed import objective_of
 from fabula.train.trainer import Trainer
 
 # The first step makes what the optimizer keeps, the second has it from its beginning.
 _STEPS = 2
+# Steps of each kind that are timed where compiling is tried, at least.
+_TIMED = 4
 
 
 def main() -> None:
@@ -38,7 +46,7 @@ def main() -> None:
     if job.get("end"):
         return
     try:
-        parent.say(**rehearse(job))
+        parent.say(**(compiled_and_not(job) if job.get("compile") else rehearse(job)))
     except Exception as error:
         parent.say(did_not_fit=True) if is_out_of_memory(error) else parent.say(error=first_line(error))
     leave()
@@ -59,12 +67,60 @@ def peak_of_steps(
     config: TrainConfig, model_config: AnyConfig, batch: Batch | PairBatch, micro_rows: int, device: Device
 ) -> tuple[int, float, bool]:
     """The process's peak in bytes after steps on a batch, tokens a second, and whether `micro_rows` fitted."""
+    trainer = _trainer(config, model_config, batch, micro_rows, device, objective_of(model_config))
+    paces = []
+    for _ in range(_STEPS):
+        begin = time.perf_counter()
+        trainer.take_step(batch)
+        synchronize(device)
+        paces.append(time.perf_counter() - begin)
+    return peak_memory_bytes(device), batch.n_targets / min(paces), trainer.micro_rows == micro_rows
+
+
+def compiled_and_not(job: Data) -> Data:
+    """Seconds of a step compiled and as it is, medians of steps in turn, and seconds that compiling took."""
+    train = configs.build(TrainConfig, job["train"], "train")
+    model_config = kinds.read(job["model"], "model")
+    device = dataclasses.replace(choose(train.device, int(job["threads"])), dtype=job["dtype"])
+    rows, micro_rows = int(job["batch_rows"]), int(job["rows"])
+    batch = made_up(model_config, rows, (0, model_config.context_length), train, float(job["document_tokens"]))
+    told: list[str] = []
+    compiled = Compiled(told.append)
+    trainers = [
+        _trainer(train, model_config, batch, micro_rows, device, objective)
+        for objective in (compiled, objective_of(model_config))
+    ]
+    began = time.perf_counter()
+    compiled.warm(trainers[0].model, batch.rows(0, micro_rows), device)
+    synchronize(device)
+    compile_seconds = time.perf_counter() - began
+    times: list[list[float]] = [[], []]
+    began = time.perf_counter()
+    while len(times[0]) < 1 + _TIMED or time.perf_counter() - began < float(job["seconds"]):
+        for trainer, found in zip(trainers, times, strict=True):
+            begin = time.perf_counter()
+            trainer.take_step(batch)
+            synchronize(device)
+            found.append(time.perf_counter() - begin)
+    if compiled.failed:
+        return {"error": told[0]}
+    medians = [statistics.median(found[1:]) for found in times]
+    return {"compiled_seconds": medians[0], "eager_seconds": medians[1], "compile_seconds": compile_seconds}
+
+
+def _trainer(
+    config: TrainConfig,
+    model_config: AnyConfig,
+    batch: Batch | PairBatch,
+    micro_rows: int,
+    device: Device,
+    objective: Objective,
+) -> Trainer:
     torch.manual_seed(0)
-    model = build_model(model_config).to(device.torch)
-    model.choose_path(device.name, config.isolate_documents)
-    trainer = Trainer(
+    model = prepared(config, model_config, device)[0]
+    return Trainer(
         model=model,
-        objective=objective_of(model_config),
+        objective=objective,
         optimizers=config.optimizer.build(model),
         schedule=config.schedule,
         source=_Nothing(),
@@ -76,13 +132,6 @@ def peak_of_steps(
         stop=StopFlag(),
         callbacks=[with_room(config.average, model)],
     )
-    paces = []
-    for _ in range(_STEPS):
-        begin = time.perf_counter()
-        trainer.take_step(batch)
-        synchronize(device)
-        paces.append(time.perf_counter() - begin)
-    return peak_memory_bytes(device), batch.n_targets / min(paces), trainer.micro_rows == micro_rows
 
 
 class _Nothing:
@@ -92,8 +141,13 @@ class _Nothing:
         raise NotImplementedError
 
 
-def made_up(model: AnyConfig, rows: int, widths: tuple[int, int], train: TrainConfig) -> Batch | PairBatch:
-    """Rows of made-up ids: of texts as long as the context, or of pairs of `widths` tokens each."""
+def made_up(
+    model: AnyConfig, rows: int, widths: tuple[int, int], train: TrainConfig, document_tokens: float = 0.0
+) -> Batch | PairBatch:
+    """Rows of made-up ids: of texts as long as the context, or of pairs of `widths` tokens each.
+
+    Texts of `document_tokens` each where they are kept apart in a row; 0: one text a row.
+    """
     generator, context = torch.Generator().manual_seed(0), model.context_length
     if isinstance(model, EncoderDecoderConfig):
         vocabularies = (model.source_vocabulary, model.vocab_size)
@@ -104,8 +158,10 @@ def made_up(model: AnyConfig, rows: int, widths: tuple[int, int], train: TrainCo
         return PairBatch(source, torch.full((rows,), widths[0]), target, target)
     ids = torch.randint(model.vocab_size, (rows, context + 1), generator=generator)
     if train.isolate_documents:
-        places = torch.arange(context).repeat(rows, 1)
-        return Batch(ids[:, :-1], ids[:, 1:], places, torch.zeros(rows, context).long())
+        size = max(1, min(context, round(document_tokens or context)))
+        # Each row begins in the midst of a text, another one in each.
+        places = torch.arange(context) + torch.randint(size, (rows, 1), generator=generator) * bool(document_tokens)
+        return Batch(ids[:, :-1], ids[:, 1:], places % size, places // size)
     return Batch(ids[:, :-1], ids[:, 1:])
 
 

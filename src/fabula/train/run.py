@@ -20,18 +20,28 @@ from numpy.typing import NDArray
 from fabula import checkpoint as checkpoints
 from fabula import faults, storage
 from fabula.checkpoint import RunFolder
-from fabula.config import Data
+from fabula.config import Data, to_data
 from fabula.data.batch import Batch
 from fabula.data.loader import Loader
 from fabula.data.mixture import Feed
 from fabula.data.pairs import PairBatch, PairLoader
 from fabula.data.shards import Shards
-from fabula.device import Device, choose, count_devices, environment, peak_memory_bytes, seed_everything
-from fabula.errors import DamagedError, PromptError
+from fabula.device import (
+    Device,
+    cores,
+    count_devices,
+    environment,
+    peak_memory_bytes,
+    release_memory,
+    seed_everything,
+    threads_are_given,
+    use_threads,
+)
+from fabula.errors import DamagedError, InputError, PromptError
 from fabula.generate.config import GenerateConfig
 from fabula.generate.run import encode_prompt
 from fabula.model.encdec import EncoderDecoderConfig
-from fabula.model.kinds import AnyConfig, AnyModel, build_model
+from fabula.model.kinds import AnyConfig, AnyModel, described
 from fabula.plan import hardware
 from fabula.plan.estimate import WORN, repeats, utilisation
 from fabula.progress import Progress, StopFlag
@@ -39,19 +49,26 @@ from fabula.tokenizer.base import Tokenizer
 from fabula.train.averaging import Average
 from fabula.train.budget import Budget, parse_budget, steps_for
 from fabula.train.callbacks import Bar, Evaluate, Latest, Metrics, Samples, Settle, Watch, milestones
+from fabula.train.compiling import Compiled, Decision, decide, try_it
 from fabula.train.config import TrainConfig
 from fabula.train.guard import Guard, Holding
 from fabula.train.heap import keep_freed_memory
-from fabula.train.material import material, step_rows
-from fabula.train.objective import NextToken, SequenceToSequence
+from fabula.train.material import Material, material, step_rows
+from fabula.train.objective import NextToken, Objective, SequenceToSequence
 from fabula.train.patience import Patience
+from fabula.train.precision import place
+from fabula.train.prepared import prepared
 from fabula.train.rehearsal import made_up, peak_of_steps
 from fabula.train.saving import Save
-from fabula.train.speed import Speed, measure
+from fabula.train.speed import Speed, Stepper, measure
+from fabula.train.threads import candidates, fastest
 from fabula.train.trackers.mirror import Trackers
 from fabula.train.trainer import Callback, Trainer
 
 Lengths = NDArray[np.int64]
+
+# Seconds of compiled and eager steps in turn, where the faster is looked for.
+_TRIED_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +83,9 @@ class Plan:
     seconds: float  # of a time budget: what is left for steps; 0 for other budgets
     step_seconds: float  # a step, measured
     rules: dict[str, str]  # dotted name of a value to the sentence that explains it
+    dtype: str = ""  # the format of the products; empty in runs that began before it was kept
+    threads: int = 0  # as many as were measured to be fastest; 0: they were not measured
+    compiled: bool = False
     planned_steps: int = 0  # what patience ended early was planned for so many steps; 0: nothing was ended
 
 
@@ -96,32 +116,48 @@ def run(
     """Train in a run folder, from its newest checkpoint if there is one. `facts` go into every manifest."""
     folder = RunFolder(run_folder)
     shards.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
-    device = choose(config.device, config.threads)
     keep_freed_memory()
     made = material(config, model_config, tokenizer, shards, seed, feed)
     resumed = checkpoints.newest_sound(run_folder, progress.note)
+    begun, state, tensors = _begun(resumed)
+    device = place(config, "" if begun is None else begun.dtype)
+    progress.note(f"train.precision: {device.dtype_reason}")
     _require_disk(folder, model_config, config)
     seed_everything(seed)
-    model = build_model(model_config).to(device.torch)
-    progress.note(model.choose_path(device.name, config.isolate_documents))
+    model, notes = prepared(config, model_config, device)
+    for sentence in notes:
+        progress.note(sentence)
     byte_lengths = np.array(tokenizer.byte_lengths(), dtype=np.int64)
     check_prompts(sampling, tokenizer, model_config.context_length)
-    if resumed is None:
+    if resumed is None or begun is None:
         with progress.task("measuring this machine", None, "") as _:
             everything = made.fixed(None)
             scored = made.checker.rows_at(everything[: made.rows])
             faults.point("train.measuring")
             stop.check("measuring this machine")
+            device, threads_rule = _with_threads(config, model_config, made, device, stop)
             speed = _speed(config, model_config, made.typical, scored, byte_lengths, device, stop)
-            plan = make_plan(
-                config, model_config, speed, made.loader.n_rows, len(everything), sampling, made.row_tokens
-            )
+
+            def planned(speed: Speed, spent: float) -> Plan:
+                made_plan = make_plan(
+                    config, model_config, speed, made.loader.n_rows, len(everything), sampling, made.row_tokens, spent
+                )
+                return replace(made_plan, dtype=device.dtype, threads=device.threads if threads_rule else 0)
+
+            plan = planned(speed, 0.0)
+        decision = _compiling(config, model_config, made, device, plan, progress, stop)
+        if decision.seconds:
+            # The time is part of the budget; compiled steps are more of them.
+            plan = planned(replace(speed, step=decision.step_seconds or speed.step), decision.seconds)
+        rules = {"train.compile": decision.reason, **({"train.threads": threads_rule} if threads_rule else {})}
+        plan = replace(plan, compiled=decision.compiled, rules={**plan.rules, **rules})
         seed_everything(seed)
     else:
-        state, tensors = checkpoints.trainer_state(resumed)
-        with _readable(resumed):
-            plan = Plan(**state["plan"])
-        changed = checkpoints.changed_environment(resumed, environment(device))
+        plan = begun
+        if plan.threads and not config.threads and not threads_are_given():
+            device = replace(device, threads=use_threads(min(plan.threads, cores())))
+        plan = replace(plan, compiled=plan.compiled if config.compile == "auto" else config.compile == "on")
+        changed = checkpoints.changed_environment(resumed, _environment(device, plan))
         if changed:
             progress.note(
                 f"{resumed.path.name} was made elsewhere ({'; '.join(changed)}): the run goes on, its last bits will "
@@ -173,7 +209,7 @@ def run(
         patience.judge,
         progress.note,
     )
-    save_facts = {**facts, "environment": environment(device)}
+    save_facts = {**facts, "environment": _environment(device, plan)}
     save = Save(marks, folder, tokenizer, config, save_facts, latest, progress, stored, average)
     rate = getattr(config.optimizer, "lr", 0.0)
     mirrors = Trackers(config.trackers, config.tracking, folder, rate, progress.note)
@@ -188,6 +224,9 @@ def run(
         save,
         mirrors,
     ]
+    made.loader.pinned = device.name == "cuda"
+    example = made.typical.rows(0, plan.micro_rows)
+    objective = _objective(plan.compiled, shards.pairs, model, example, device, progress)
     with progress.task("training", plan.steps, "steps") as task:
 
         def settle(steps: int, step_seconds: float) -> None:
@@ -209,7 +248,7 @@ def run(
             callbacks.insert(0, Settle(plan.seconds, plan.step_seconds, settle, extra))
         trainer = Trainer(
             model=model,
-            objective=SequenceToSequence() if shards.pairs else NextToken(),
+            objective=objective,
             optimizers=config.optimizer.build(model),
             schedule=config.schedule,
             source=made.loader,
@@ -245,7 +284,94 @@ def run(
         "saving_seconds": save.seconds,
         "entered_at_step": 0 if resumed is None else resumed.step,
     }
-    return TrainResult(plan, result, environment(device), samples.newest)
+    return TrainResult(plan, result, _environment(device, plan), samples.newest)
+
+
+def _environment(device: Device, plan: Plan) -> Data:
+    """What the numbers of a run depend on beside its recipe."""
+    return {**environment(device), "compiled": plan.compiled}
+
+
+def _begun(resumed: checkpoints.Checkpoint | None) -> tuple[Plan | None, Data, dict[str, Any]]:
+    """The plan of a run that is continued, and its trainer's state and tensors."""
+    if resumed is None:
+        return None, {}, {}
+    state, tensors = checkpoints.trainer_state(resumed)
+    with _readable(resumed):
+        return Plan(**state["plan"]), state, tensors
+
+
+def _with_threads(
+    config: TrainConfig, model_config: AnyConfig, made: Material, device: Device, stop: StopFlag
+) -> tuple[Device, str]:
+    """The device with as many threads as train fastest, and why; as it is, and nothing, where that is not tried."""
+    counts = candidates(cores())
+    limited = config.threads or threads_are_given() or device.threads != counts[0]
+    if device.name != "cpu" or limited or len(counts) < 2:
+        return device, ""
+    rows = made.typical.tokens.shape[0]
+    stepper = Stepper(config, model_config, made.typical, min(rows, config.micro_rows or rows), device, stop)
+    budget = parse_budget(config.budget)
+    tokens = (round(rows * made.row_tokens), round(made.loader.n_rows * made.row_tokens))
+
+    def step(count: int) -> float:
+        use_threads(count)
+        return stepper.seconds()
+
+    found = fastest(counts, step, lambda seconds: steps_for(budget, *tokens, seconds)[0] * seconds)
+    chosen, why = found or (device.threads, "")
+    return replace(device, threads=use_threads(chosen)), why
+
+
+def _compiling(
+    config: TrainConfig,
+    model_config: AnyConfig,
+    made: Material,
+    device: Device,
+    plan: Plan,
+    progress: Progress,
+    stop: StopFlag,
+) -> Decision:
+    """Whether the steps of a plan are compiled; MachineError when that is asked for and cannot be done."""
+    texts = made.loader.split
+    job = {
+        "train": to_data(config),
+        "model": described(model_config),
+        "dtype": device.dtype,
+        "threads": device.threads,
+        "rows": plan.micro_rows,
+        "batch_rows": plan.batch_rows,
+        # Where it is asked for, how fast it is decides nothing.
+        "seconds": 0.0 if config.compile == "on" else _TRIED_SECONDS,
+        "document_tokens": texts.n_tokens / max(1, texts.n_documents),
+    }
+
+    def trial() -> Data:
+        release_memory(device)
+        with progress.task("compiling", None, ""):
+            return try_it(job, stop)
+
+    pairs, several = isinstance(made.loader, PairLoader), count_devices() > 1
+    if config.compile == "on" and (pairs or several):
+        why = "batches of pairs have many widths" if pairs else "several processes train together"
+        raise InputError(f"train.compile: it is not to be had where {why}; use --train.compile off")
+    if several:
+        return Decision(False, "off: several processes train together")
+    return decide(config.compile, device, pairs=pairs, steps=plan.steps, step_seconds=plan.step_seconds, trial=trial)
+
+
+def _objective(
+    compiled: bool, pairs: bool, model: AnyModel, batch: Batch | PairBatch, device: Device, progress: Progress
+) -> Objective:
+    """What is minimised, compiled for batches like that one where the plan says so."""
+    if pairs:
+        return SequenceToSequence()
+    if not compiled:
+        return NextToken()
+    made = Compiled(progress.note)
+    with progress.task("compiling", None, ""):
+        made.warm(model, batch, device)
+    return made
 
 
 def _feeding(loader: Loader | PairLoader, position: int) -> Data:
@@ -422,10 +548,11 @@ def make_plan(
     validation_rows: int,
     sampling: GenerateConfig,
     row_tokens: float = 0.0,
+    spent: float = 0.0,
 ) -> Plan:
     """Fix the number of steps, the validation set and the milestones of a run.
 
-    A row has `row_tokens` predictions on average; 0: context_length.
+    A row has `row_tokens` predictions on average; 0: context_length. `spent` are seconds of the budget that are gone.
     """
     context = model_config.context_length
     row_tokens = row_tokens or context
@@ -436,7 +563,7 @@ def make_plan(
     net = 0.0
     if budget.unit == "seconds":
         # What evaluation, samples and saves will take is set aside first; the rest is steps.
-        net = max(budget.amount * 0.5, budget.amount * (1 - config.evaluation_share) - pause)
+        net = max(budget.amount * 0.5, budget.amount * (1 - config.evaluation_share) - pause - spent)
         steps, rule = steps_for(Budget(net, "seconds"), step_tokens, epoch_tokens, speed.step)
         rule += f"; {budget.amount - net:,.0f} s of {budget.amount:,.0f} s set aside for evaluation, samples and saving"
     else:

@@ -23,12 +23,13 @@ from fabula.generate.config import GenerateConfig, Sampling
 from fabula.generate.engine import Engine
 from fabula.generate.steps import TranslationSteps
 from fabula.model.encdec import EncoderDecoder, EncoderDecoderConfig
-from fabula.model.kinds import AnyConfig, AnyModel, build_model
+from fabula.model.kinds import AnyConfig, AnyModel
 from fabula.progress import StopFlag
 from fabula.train.averaging import with_room
 from fabula.train.config import TrainConfig
 from fabula.train.heap import keep_freed_memory
 from fabula.train.objective import NextToken, Objective, SequenceToSequence
+from fabula.train.prepared import prepared
 from fabula.train.trainer import Trainer
 
 # How long the steps are timed, in seconds: at least, and at most.
@@ -86,30 +87,12 @@ def measure(
     """Time steps on one batch of a run for about `seconds` (at least three steps), and the other parts once."""
     keep_freed_memory()
     limit = min(max(seconds, _SECONDS[0]), _SECONDS[1])
-    model = build_model(model_config).to(device.torch)
-    rows = batch.tokens.shape[0]
-    trainer = Trainer(
-        model=model,
-        objective=objective_of(model_config),
-        optimizers=config.optimizer.build(model),
-        schedule=config.schedule,
-        source=_Same(batch),
-        steps=1_000_000,
-        batch_rows=rows,
-        micro_rows=micro_rows,
-        clip=config.clip,
-        device=device,
-        stop=stop,
-        callbacks=[with_room(config.average, model)],
-    )
+    stepper = Stepper(config, model_config, batch, micro_rows, device, stop)
+    trainer, model = stepper.trainer, stepper.model
     times: list[float] = []
     started = time.perf_counter()
     while len(times) < 3 or time.perf_counter() - started < limit:
-        stop.check("measuring this machine")
-        begin = time.perf_counter()
-        trainer.take_step(batch)
-        synchronize(device)
-        times.append(time.perf_counter() - begin)
+        times.append(stepper.seconds())
     begin = time.perf_counter()
     # As many at once as steps compute: all of them need not fit.
     at_once = trainer.micro_rows
@@ -130,6 +113,44 @@ def measure(
         micro_rows=trainer.micro_rows,
         peak_memory_bytes=peak_memory_bytes(device),
     )
+
+
+class Stepper:
+    """Steps on one batch of a run, on a throw-away model, one by one."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model_config: AnyConfig,
+        batch: Batch | PairBatch,
+        micro_rows: int,
+        device: Device,
+        stop: StopFlag,
+    ) -> None:
+        self.model = model = prepared(config, model_config, device)[0]
+        self.batch, self.device, self.stop = batch, device, stop
+        self.trainer = Trainer(
+            model=model,
+            objective=objective_of(model_config),
+            optimizers=config.optimizer.build(model),
+            schedule=config.schedule,
+            source=_Same(batch),
+            steps=1_000_000,
+            batch_rows=batch.tokens.shape[0],
+            micro_rows=micro_rows,
+            clip=config.clip,
+            device=device,
+            stop=stop,
+            callbacks=[with_room(config.average, model)],
+        )
+
+    def seconds(self) -> float:
+        """Take a step; how long it took. Stopped when a signal came."""
+        self.stop.check("measuring this machine")
+        begin = time.perf_counter()
+        self.trainer.take_step(self.batch)
+        synchronize(self.device)
+        return time.perf_counter() - begin
 
 
 def _sampled(model: AnyModel, device: Device, count: int) -> Iterator[None]:

@@ -31,6 +31,8 @@ from fabula.device import Device, free_memory_bytes, generators, is_out_of_memor
 from fabula.errors import DamagedError, MachineError, Stopped
 from fabula.progress import StopFlag
 from fabula.train.objective import Objective
+from fabula.train.precision import check_masters
+from fabula.train.scaling import LossScale
 from fabula.train.schedules import ScheduleConfig
 from fabula.train.spikes import Spikes
 
@@ -144,6 +146,8 @@ class Trainer:
         self.unapplied_in_row = 0
         self._peaks = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        check_masters((n, p) for n, p in model.named_parameters() if p.requires_grad)
+        self.scale = LossScale(device.dtype)
 
     @property
     def position(self) -> int:
@@ -199,6 +203,8 @@ class Trainer:
         # A mean over nothing is no loss of 0, which would look like the best step of the run.
         loss = total / count if count else math.nan
         unapplied = self._judge(loss, norm, count)
+        if count:
+            self.scale.follow(norm)
         if unapplied is None:
             self._estimate(batch, count)
             self._move()
@@ -228,7 +234,9 @@ class Trainer:
         before = generators(self.device)
         while True:
             try:
-                return self._accumulate(batch, count, chances)
+                total = self._accumulate(batch, count, chances)
+                self.scale.down(self._parameters)
+                return total
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -255,7 +263,7 @@ class Trainer:
                     own = chances[start : start + self.micro_rows, :length].to(self.device.torch)
                     loss = self.objective.drawn(self.model, part.to(self.device), own)
             minimised = loss.total if loss.extra is None else loss.total + loss.extra
-            (minimised / count).backward()
+            self.scale.up(minimised / count).backward()
             total += loss.total.item()
         return total
 
@@ -316,8 +324,8 @@ class Trainer:
             size = sum(p.numel() * p.element_size() for p in self._parameters)
             raise MachineError(
                 f"step {self.step + 1}: out of memory with a single row at once ({told}). "
-                f"{free / 1e9:.2f} GB are free; weights and gradients alone take {2 * size / 1e9:.2f} GB. Use a "
-                "smaller --model.context_length or a smaller model; what is saved is whole"
+                f"{free / 1e9:.2f} GB are free; weights and gradients alone take {2 * size / 1e9:.2f} GB. Use "
+                "--train.recompute true, a smaller --model.context_length or a smaller model; what is saved is whole"
             )
         before, self.micro_rows = self.micro_rows, max(1, self.micro_rows // 2)
         self.note(
@@ -333,6 +341,10 @@ class Trainer:
             self.unapplied_in_row = 0
             spike = self.spikes.judge(loss, norm)
             return None if spike is None else Unapplied(spike, self.position, self.batch_rows, 0, {}, 0, 0)
+        if self.scale.blames(loss, norm):
+            # Ordinary in float16: the scale is found by going too far. With a scale of 1 it counts like any other.
+            told = f"a gradient is beyond float16 with the loss scaled by {self.scale.value:,.0f}, which is halved"
+            return Unapplied(told, self.position, self.batch_rows, 0, {}, 0, 0)
         self.unapplied_in_row += 1
         norms = {name: float(p.grad.norm()) for name, p in self.model.named_parameters() if p.grad is not None}
         bad = {name: value for name, value in norms.items() if not math.isfinite(value)}
@@ -372,6 +384,7 @@ class Trainer:
             "micro_rows": self.micro_rows,
             "unapplied_in_row": self.unapplied_in_row,
             "spikes": self.spikes.state(),
+            "scale": self.scale.state(),
             "callbacks": {type(c).__name__: state for c in self.callbacks if (state := c.state())},
             "rng": {
                 "python": [version, list(internal), following],
@@ -387,6 +400,7 @@ class Trainer:
         self.micro_rows = min(self.micro_rows, int(data["micro_rows"]))
         self.unapplied_in_row = int(data["unapplied_in_row"])
         self.spikes.restore(data["spikes"])
+        self.scale.restore(data.get("scale", {}))
         for callback in self.callbacks:
             callback.restore(data["callbacks"].get(type(callback).__name__, {}))
         names = dict(self.model.named_parameters())
