@@ -112,7 +112,7 @@ let asking = null;
 function askForToken(wrong) {
   asking ??= new Promise((resolve) => {
     const dialog = document.getElementById("token-dialog");
-    const input = dialog.querySelector("input");
+    const input = dialog.querySelector("#token");
     const note = dialog.querySelector(".problem");
     note.hidden = !wrong;
     note.textContent = wrong ? "That token is not the one." : "";

@@ -22,6 +22,7 @@ export function evolution(page, card) {
   let mark = () => {};
   let telling = null;
   let playing = 0;
+  let following = false; // whether the page goes along with the checkpoint that writes
 
   legend(find(".legend"));
   const kept = memory.get("evolution", {});
@@ -61,7 +62,7 @@ export function evolution(page, card) {
     absent.hidden = true;
     find(".present").hidden = false;
     keys(history.curve);
-    mark = draw(find(".curve"), history, (index) => turnTo(index, true));
+    mark = draw(find(".curve"), history, choose);
     slider.max = checkpoints.length - 1;
     slider.disabled = checkpoints.length < 2;
     strip.replaceChildren(...checkpoints.map(entry));
@@ -84,7 +85,7 @@ export function evolution(page, card) {
   function entry(checkpoint, index) {
     const { step, name } = checkpoint;
     const last = index === checkpoints.length - 1 && index > 0;
-    const head = el("button", { type: "button", onclick: () => turnTo(index, true) }, el("b", {}, `Step ${whole(step)}`), ` ${quality(checkpoint)}`);
+    const head = el("button", { type: "button", onclick: () => choose(index) }, el("b", {}, `Step ${whole(step)}`), ` ${quality(checkpoint)}`);
     return el(
       "li",
       { title: name, class: last ? "last" : null },
@@ -130,6 +131,7 @@ export function evolution(page, card) {
       item.classList.remove("done");
     }
     find(".stop").hidden = false;
+    following = true;
     let done = 0;
     let index = -1;
     let place = null;
@@ -147,7 +149,7 @@ export function evolution(page, card) {
           place = items[index]?.querySelector(".text");
           ended = false;
           status.textContent = `${++done} of ${checkpoints.length}`;
-          if (index >= 0) turnTo(index, true);
+          if (index >= 0 && following) turnTo(index, false);
         }
         if (event.kind === "text" && place) piece(place, text, event);
         if (event.kind === "failed" && place) {
@@ -167,6 +169,7 @@ export function evolution(page, card) {
     }
     if (telling === run) {
       telling = null;
+      following = false;
       find(".stop").hidden = true;
     }
   }
@@ -185,16 +188,20 @@ export function evolution(page, card) {
   // ---- controls ------------------------------------------------------------------------------------------------
 
   const hold = () => {
+    following = false;
     clearInterval(playing);
     playing = 0;
     find(".play").setAttribute("aria-pressed", "false");
     find(".play").textContent = "Play";
   };
+  function choose(index) {
+    hold();
+    turnTo(index, true);
+  }
   find(".play").addEventListener("click", () => {
-    if (playing) {
-      hold();
-      return;
-    }
+    const was = playing;
+    hold();
+    if (was) return;
     if (at() === checkpoints.length - 1) turnTo(0, true);
     find(".play").setAttribute("aria-pressed", "true");
     find(".play").textContent = "Pause";
@@ -203,14 +210,8 @@ export function evolution(page, card) {
       else hold();
     }, PLAY_SECONDS * 1000);
   });
-  const step = (by) => {
-    hold();
-    turnTo(Math.min(checkpoints.length - 1, Math.max(0, at() + by)), true);
-  };
-  slider.addEventListener("input", () => {
-    hold();
-    turnTo(at(), true);
-  });
+  const step = (by) => choose(Math.min(checkpoints.length - 1, Math.max(0, at() + by)));
+  slider.addEventListener("input", () => choose(at()));
   find(".before").addEventListener("click", () => step(-1));
   find(".after").addEventListener("click", () => step(1));
   strip.addEventListener("keydown", (event) => {

@@ -95,12 +95,17 @@ export class Running {
     if (token.control) return this.decoder.decode();
     return this.decoder.decode(Uint8Array.from(token.bytes), { stream: true });
   }
+
+  // What is left of a character that was never completed.
+  end() {
+    return this.decoder.decode();
+  }
 }
 
 // The text of a token in a running text; line ends are also seen.
 export function running(token, text) {
   if (token.control) return [text, el("span", { class: "sign end" }, token.text)];
-  if (text === "") return [el("span", { class: "sign part" }, "‧")];
+  if (text === "") return [el("span", { class: "ink part" })];
   return inked(text);
 }
 

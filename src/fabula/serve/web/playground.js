@@ -267,7 +267,7 @@ export function playground(page, card) {
     const draft = drafts.current;
     const path = drafts.path(draft);
     const decode = new Running();
-    return draft.prompt + path.slice(0, path.length - draft.beyond).map((token) => decode.next(token)).join("");
+    return draft.prompt + path.slice(0, path.length - draft.beyond).map((token) => decode.next(token)).join("") + decode.end();
   }
 
   return {
