@@ -270,7 +270,8 @@ class Api:
         served = self.table.of(said.model)
         ids = await self._ids(served, said.prompt)
         top = 5 if said.alternatives is None else said.alternatives
-        requests = served.requests(said, ids, said.n or 1, top=top, most=said.max_tokens)
+        # Whichever control token comes, the text ends with it: ids that hold one could not be gone on from.
+        requests = served.requests(said, ids, said.n or 1, top=top, chat=True, most=said.max_tokens)
         texts = Texts(served.engine, requests, said.stops(), asked.receive)
         await texts.begun()
         return _tokens(served, texts, ids)
