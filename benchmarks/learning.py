@@ -70,10 +70,12 @@ def halves(path: str) -> tuple[list[str], list[str]]:
 
 def recipe_for(given: str, overrides: list[tuple[str, str]], text: Path) -> Recipe:
     """Our recipe for a text: a given file, or what the product chooses by itself (which measures this machine)."""
+    from fabula import pipeline
     from fabula import recipe as recipes
 
-    fixed = [("corpus.source", str(text)), *overrides]
-    return recipes.load(Path(given), fixed) if given != "none" else recipes.resolve({}, fixed)
+    if given == "none":
+        return pipeline.load_or_choose(text, dict(overrides))
+    return recipes.load(Path(given), [("corpus.source", str(text)), *overrides])
 
 
 def prepared(corpus: str, given: str, overrides: list[tuple[str, str]], root: Path) -> Recipe:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fabula import recipe
+from fabula import config, recipe
 from fabula.config import to_data
 from fabula.errors import ConfigError, InputError
 from tests import tiny
@@ -158,7 +158,7 @@ def test_a_scale_is_laid_on_the_recipe_and_under_the_overrides(tmp_path: Path) -
     assert plain.model["n_layers"] != 1
     assert (small.model["n_layers"], small.train.keep) == (1, 2)
     assert small.model["d_model"] == plain.model["d_model"], "what the scale does not name stays"
-    assert recipe.load(path, [("scale", "small"), ("model.n_layers", "3")]).model["n_layers"] == "3"
+    assert recipe.load(path, [("scale", "small"), ("model.n_layers", "3")]).model["n_layers"] == 3
     assert recipe.load(path, [("scale", "small"), ("name", "x")]).name == "x"
 
 
@@ -197,3 +197,12 @@ def test_every_recipe_of_ours_is_right_at_every_scale(path: Path) -> None:
         loaded = recipe.load(path, [("scale", scale)] if scale else [])
         size = loaded.tokenizer.vocab_size
         recipe.model_config(loaded, size if isinstance(size, int) else 2048)
+
+
+def test_what_is_typed_for_the_model_is_stored_as_what_it_is(tmp_path: Path) -> None:
+    typed = [("model.n_layers", "3"), ("model.ffn.d_ff", "48"), ("model.tied", "false")]
+    loaded = recipe.load(tiny.write_recipe(tmp_path), typed)
+    again = tmp_path / "again.toml"
+    again.write_text(config.dump_toml(config.to_data(loaded)), encoding="utf-8")
+    assert recipe.load(again) == loaded
+    assert (loaded.model["n_layers"], loaded.model["ffn"]["d_ff"], loaded.model["tied"]) == (3, 48, False)

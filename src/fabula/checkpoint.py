@@ -272,6 +272,7 @@ def changed_environment(checkpoint: Checkpoint, present: Data) -> list[str]:
         "torch",
         "instruction_set",
         "threads",
+        "processes",
         "device",
         "dtype",
         "compiled",

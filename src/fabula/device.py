@@ -213,6 +213,25 @@ def count_devices() -> int:
     return int(group.get_world_size()) if group.is_available() and group.is_initialized() else 1
 
 
+def versions() -> dict[str, str]:
+    """What the processes of one run must have in common: versions, and a hash of this package's own source."""
+    import hashlib
+    from importlib.metadata import version
+
+    import torch
+
+    package = Path(__file__).parent
+    code = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        code.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return {
+        "fabula": version("fabula"),
+        "fabula's source": code.hexdigest()[:16],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
 def environment(device: Device) -> dict[str, Any]:
     """What a result depends on besides its recipe: versions, processor, threads."""
     from importlib.metadata import version
@@ -227,6 +246,7 @@ def environment(device: Device) -> dict[str, Any]:
         "cpu": _processor(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "threads": device.threads,
+        "processes": count_devices(),
         "device": device.name,
         "device_reason": device.reason,
         "dtype": device.dtype,

@@ -6,7 +6,8 @@
     │   ├── SourceError       2   a corpus that is missing, empty or unreadable
     │   └── PromptError       2   a prompt that does not fit
     ├── MachineError          3   the machine lacks something: disk, memory, a library
-    │   └── BusyError         3   another process writes here
+    │   ├── BusyError         3   another process writes here
+    │   └── LostError         3   another process of the run died, hangs or left
     ├── DamagedError          4   an artefact that does not verify
     ├── DivergedError         1   training came to numbers that are not finite; nothing of it was saved
     └── Stopped         130/143   a signal asked us to stop; the work done so far is saved
@@ -24,6 +25,7 @@ class FabulaError(Exception):
     """Base of all errors that are shown to a user without a traceback."""
 
     exit_code = 1
+    told = False  # another process of the run has told it: it is not told again
 
 
 class InputError(FabulaError):
@@ -61,6 +63,10 @@ class MachineError(FabulaError):
 
 class BusyError(MachineError):
     """Another process writes in the same place."""
+
+
+class LostError(MachineError):
+    """Another process of the same run died, hangs or has left."""
 
 
 class DivergedError(FabulaError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from fabula.errors import PromptError
 from fabula.evaluate.intrinsic import Score, score_documents, score_rows
 from fabula.export.run import open_model
 from fabula.generate import run as generating
+from fabula.generate.compiled import CompiledDecoder
 from fabula.generate.config import GenerateConfig
 from fabula.generate.run import Generation, Piece
+from fabula.generate.runtime import choose_engine
 from fabula.model.encdec import EncoderDecoder
 from fabula.model.kinds import AnyModel
 from fabula.tokenizer.base import Tokenizer
@@ -37,23 +40,46 @@ def load(
     checkpoint: str = "best",
     device: str = "auto",
     note: Callable[[str], None] | None = None,
+    engine: str = "auto",
+    weights: str = "float32",
 ) -> LanguageModel:
     """The model of a run folder, a checkpoint folder or a folder of Hugging Face's format (converted in memory).
 
-    `checkpoint` is best, last or step-N of a run.
+    `checkpoint` is best, last or step-N of a run. `engine` is what generates: torch, compiled (a CPU; faster), or
+    auto, which takes the compiled one where it can. `weights` int8 makes the compiled engine faster and a
+    little less exact.
 
     When the best or last one is damaged the next one is taken, and `note` is told (a warning without it).
     """
     loaded = open_model(Path(path), checkpoint, note)
     chosen = choose(device)
-    return LanguageModel(loaded.model.to(chosen.torch), loaded.tokenizer, chosen, loaded.checkpoint)
+    return LanguageModel(loaded.model.to(chosen.torch), loaded.tokenizer, chosen, loaded.checkpoint, engine, weights)
 
 
 class LanguageModel:
     """A trained model that reads and writes text."""
 
-    def __init__(self, model: AnyModel, tokenizer: Tokenizer, device: Device, checkpoint: Checkpoint | None) -> None:
+    def __init__(
+        self,
+        model: AnyModel,
+        tokenizer: Tokenizer,
+        device: Device,
+        checkpoint: Checkpoint | None,
+        engine: str = "torch",
+        weights: str = "float32",
+    ) -> None:
         self.model, self.tokenizer, self.device, self.checkpoint = model.eval(), tokenizer, device, checkpoint
+        self._wanted = engine, weights
+
+    @cached_property
+    def _engine(self) -> tuple[CompiledDecoder | None, str]:
+        # At the first text: what only scores needs no second form of the weights.
+        return choose_engine(self.model, self.device, *self._wanted, n_ids=self.tokenizer.vocab_size)
+
+    @property
+    def engine(self) -> tuple[str, str]:
+        """What generates, torch or compiled, and the reason."""
+        return "torch" if self._engine[0] is None else "compiled", self._engine[1]
 
     def generate(self, prompt: str = "", **settings: Any) -> Generation:
         """The continuation of a prompt. Settings are fields of `GenerateConfig`: max_new_tokens, seed, ...
@@ -61,11 +87,13 @@ class LanguageModel:
         An encoder-decoder writes what belongs to the prompt, its translation say: the likeliest, unless a temperature
         is given (beams=4 searches for it).
         """
-        return generating.run(self.model, self.tokenizer, prompt, self.settings(settings), self.device)
+        config = self.settings(settings)
+        return generating.run(self.model, self.tokenizer, prompt, config, self.device, backend=self._engine[0])
 
     def pieces(self, prompt: str = "", **settings: Any) -> Iterator[Piece]:
         """The continuation piece by piece, with ids and log-probabilities."""
-        return generating.stream(self.model, self.tokenizer, prompt, self.settings(settings), self.device)
+        config = self.settings(settings)
+        return generating.stream(self.model, self.tokenizer, prompt, config, self.device, backend=self._engine[0])
 
     def stream(self, prompt: str = "", **settings: Any) -> Iterator[str]:
         """The text of the continuation as it appears, in complete characters."""

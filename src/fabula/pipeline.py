@@ -1,5 +1,8 @@
 """The stages of a recipe in order: corpus, tokenizer, data, train, evaluate, report. What is up to date is skipped.
 
+Where a launcher has started several processes, they train together: the first one does everything else, and the others
+wait for it (`_follow`).
+
 A stage is up to date when the hash of its settings and inputs is the one with which it was done. Nothing that was
 trained is ever replaced silently: another recipe in the same run folder is refused with the settings that differ.
 """
@@ -7,11 +10,10 @@ trained is ever replaced silently: another recipe in the same run folder is refu
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,11 @@ from fabula.corpus.run import Corpus, with_stated
 from fabula.data import run as data_stage
 from fabula.data.packing import Packing, figures
 from fabula.data.shards import FORMAT, Shards, dtype_for
-from fabula.device import Device
+from fabula.defaults import request
+from fabula.defaults import run as defaults_stage
+from fabula.device import Device, versions
+from fabula.distributed.group import ALONE, Group, joined, same
+from fabula.distributed.launch import Launch
 from fabula.energy.account import Account
 from fabula.errors import DamagedError, DivergedError, FabulaError, InputError, MachineError, Stopped
 from fabula.evaluate import run as evaluate_stage
@@ -61,6 +67,8 @@ _INCIDENTAL = (
     "save_minutes",
     "save_steps",
     "failed_save",
+    "parallel",
+    "peer_timeout",
     "trackers",
     "tracking",
 )
@@ -91,13 +99,19 @@ def run(
     progress: Progress | None = None,
     until: str | None = None,
     prepared: Sequence[Path] = (),
+    launch: Launch | None = None,
 ) -> RunResult:
     """Every stage of a recipe; a stopped run is continued, what is up to date is skipped.
 
+    `path` is a recipe (.toml) or whatever `corpus.source` may be: then the rest is chosen for that text, each choice is
+    told with its reason, and the same call again goes on with what was chosen.
+
     `fresh` removes an older run of that name first. `until="train"` leaves out evaluation. `prepared` are other run
-    folders whose tokenizer and data are taken over where they are what this recipe would make.
+    folders whose tokenizer and data are taken over where they are what this recipe would make. `launch` is this
+    process's place among several that train together; to all but the first one the result tells the folder alone.
     """
-    loaded = load(path, overrides, name)
+    watcher = progress or Silent()
+    loaded = load_or_choose(path, overrides, name, runs=None if fresh else Path(runs), progress=watcher)
     folder = RunFolder(Path(runs) / loaded.name)
     if (folder.root / COMPARISON).exists():
         raise InputError(f"{folder.root} holds a comparison; choose another --name")
@@ -111,19 +125,63 @@ def run(
         known = any(p.exists() for p in (folder.log, folder.recipe, folder.root / storage.LOCK))
         if any(folder.root.iterdir()) and not known:
             raise InputError(f"{folder.root} is not a run folder and is not removed; choose another --name")
-    watcher = progress or Silent()
-    with stop_on_signals() as stop, storage.lock(folder.root):
-        stop.check("starting")
-        if fresh:
-            _clear(folder)
-        with _Pipeline(loaded, folder, watcher, stop, prepared) as made:
-            return made.run(corpus, until)
+    with stop_on_signals() as stop, _together(loaded, launch, stop) as group:
+        if not group.leads:
+            return _follow(loaded, folder, group, stop)
+        group.busy("preparing")
+        with storage.lock(folder.root):
+            stop.check("starting")
+            if fresh:
+                _clear(folder)
+            with _Pipeline(loaded, folder, watcher, stop, prepared, group) as made:
+                return made.run(corpus, until)
 
 
 def load(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None, name: str | None = None) -> Recipe:
     """A recipe with overrides of any type laid on top; ConfigError with every problem."""
     given = [(key, _as_text(value)) for key, value in (overrides or {}).items()]
     return recipe.load(Path(path), [*given, ("name", name)] if name else given)
+
+
+def load_or_choose(
+    path: str | os.PathLike[str],
+    overrides: Mapping[str, Any] | None,
+    name: str | None = None,
+    *,
+    runs: Path | None = None,
+    progress: Progress | None = None,
+) -> Recipe:
+    """A recipe, or the one that the defaults make for a text; ConfigError with every problem.
+
+    A run among `runs` that was asked for in the same words has its recipe already: nothing is measured again.
+    """
+    source = os.fspath(path)
+    if not request.is_text(source):
+        return load(path, overrides, name)
+    given = [(key, _as_text(value)) for key, value in (overrides or {}).items()]
+    asked = request.asked(source, [(key, value) for key, value in given if not _is_incidental(key)])
+    called = name or dict(given).get("name") or request.name_of(source)
+    there = None if runs is None else RunFolder(runs / called).recipe
+    if there is not None and there.is_file():
+        stored = recipe.load(there, [(key, value) for key, value in given if _is_incidental(key)])
+        if stored.rules.get(request.ASKED) == asked:
+            return replace(stored, name=called)
+    made = defaults_stage.run(source, given, name=called, progress=progress)
+    return replace(made, rules={request.ASKED: asked, **made.rules})
+
+
+def choices(loaded: Recipe) -> list[Data]:
+    """What was chosen for a text: name, value and reason of each; nothing where a recipe was given."""
+    if request.ASKED not in loaded.rules:
+        return []
+    found = {name: loaded.rules[name].partition(": ") for name in request.CHOSEN if name in loaded.rules}
+    return [{"name": name, "value": value, "reason": reason} for name, (value, _, reason) in found.items()]
+
+
+def told(chosen: Sequence[Data]) -> list[str]:
+    """Choices as lines, their columns below each other."""
+    widths = [max((len(row[part]) for row in chosen), default=0) for part in ("name", "value")]
+    return [f"{row['name'].ljust(widths[0])}  {row['value'].ljust(widths[1])}  {row['reason']}" for row in chosen]
 
 
 def prepare(
@@ -166,23 +224,80 @@ def resume(
     *,
     progress: Progress | None = None,
     overrides: Mapping[str, Any] | None = None,
+    launch: Launch | None = None,
 ) -> RunResult:
-    """Continue a stopped run from its newest checkpoint; needs nothing but its folder."""
+    """Continue a stopped run from its newest checkpoint; needs nothing but its folder. `launch` is as in `run`."""
     folder = RunFolder(Path(run_folder))
     if not folder.recipe.exists():
         raise InputError(f"{folder.root} is not a run folder: it has no {folder.recipe.name}")
     given = [(key, _as_text(value)) for key, value in (overrides or {}).items()]
-    refused = [key for key, _ in given if not key.startswith("train.") or key.split(".")[1] not in _INCIDENTAL]
+    refused = [key for key, _ in given if not _is_incidental(key)]
     if refused:
         allowed = ", ".join(f"train.{name}" for name in _INCIDENTAL)
         raise InputError(f"{', '.join(refused)}: a resumed run is the same run; only {allowed} may change")
     loaded = recipe.load(folder.recipe, given)
     trackers.require(loaded.train.trackers)
     place(loaded.train)
-    with stop_on_signals() as stop, storage.lock(folder.root):
-        stop.check("starting")
-        with _Pipeline(loaded, folder, progress or Silent(), stop) as made:
-            return made.resume()
+    with stop_on_signals() as stop, _together(loaded, launch, stop) as group:
+        if not group.leads:
+            return _follow(loaded, folder, group, stop)
+        group.busy("preparing")
+        with storage.lock(folder.root):
+            stop.check("starting")
+            with _Pipeline(loaded, folder, progress or Silent(), stop, group=group) as made:
+                return made.resume()
+
+
+@contextlib.contextmanager
+def _together(loaded: Recipe, launch: Launch | None, stop: StopFlag) -> Iterator[Group]:
+    """The group of this run's processes; InputError, with what differs, unless all mean the same run."""
+    with joined(launch, loaded.train.peer_timeout, loaded.train.device, stop) as group:
+        if group.world > 1:
+            same(group, {**_flat(to_data(loaded)), **versions()}, "recipe or versions")
+        yield group
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> Data:
+    """Nested tables as one, by dotted names."""
+    found: Data = {}
+    for name, value in data.items():
+        found.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+    return found
+
+
+def _follow(loaded: Recipe, folder: RunFolder, group: Group, stop: StopFlag) -> RunResult:
+    """What a process does that is not the first: wait for text, tokenizer and data, and train."""
+    told = group.share(None, "waiting for tokenizer and data")
+    if told["train"]:
+        if not folder.data.is_dir():
+            raise InputError(
+                f"rank {group.rank} does not see {folder.root.absolute()}: all processes of a run need the folder of "
+                "runs on a disk that they share"
+            )
+        tokenizer, shards = Tokenizer.load(folder.tokenizer), Shards(folder.data)
+        same(group, _learnt_from(tokenizer, shards), "tokenizer or data")
+        _, model = recipe.model_config(loaded, tokenizer.vocab_size)
+        train_stage.run(
+            loaded.train,
+            model,
+            tokenizer,
+            shards,
+            folder.root,
+            seed=loaded.seed,
+            sampling=loaded.generate,
+            facts={},
+            progress=Silent(),
+            stop=stop,
+            feed=recipe.feed(loaded),
+            group=group,
+        )
+    # What follows the training is the first one's alone.
+    group.share(None, "ending")
+    return RunResult(folder.root, {}, {}, [], folder.root)
+
+
+def _learnt_from(tokenizer: Tokenizer, shards: Shards) -> Data:
+    return {"tokenizer": tokenizer.fingerprint, "data": storage.hash_file(shards.folder / storage.MANIFEST)}
 
 
 def plan(
@@ -196,14 +311,12 @@ def plan(
     `memory`: the table of memory by rows at once and number format as well, each tried in a process of its own.
     """
     watcher = progress or Silent()
-    loaded = load(path, overrides)
+    loaded = load_or_choose(path, overrides, progress=watcher)
     corpus = Corpus(loaded.corpus)
     size = corpus.training_bytes()
-    wanted = loaded.tokenizer.vocab_size
-    vocab, rule = tokenizer_stage.auto_vocab_size(size) if wanted == "auto" else (wanted, "given")
+    vocab, rule = tokenizer_stage.wanted_size(loaded.tokenizer, size)
     preset, model = recipe.model_config(loaded, vocab)
-    # Byte-level BPE of these sizes cuts European text into pieces of 3.2 (2,048) to 4.0 bytes (8,192): docs/log.md.
-    token_bytes = 3.2 + 0.4 * max(0.0, math.log2(vocab / 2048))
+    token_bytes = tokenizer_stage.bytes_per_token(vocab)
     epoch_tokens, pair_tokens = int(size * corpus.times_read() / token_bytes), (0.0, 0.0)
     longest = (0, model.context_length)
     if loaded.corpus.pair is not None:
@@ -243,13 +356,13 @@ def plan(
         ),
         machine,
     )
-    rules = {"tokenizer.vocab_size": rule, **made.rules}
+    rules = {"tokenizer.vocab_size": rule or "given", **loaded.rules, **made.rules}
     facts = {"preset": preset, "vocab_size": vocab, "corpus_bytes": size, "epoch_tokens": epoch_tokens, "rules": rules}
     if packed:
         facts["packing"] = packed
     if memory:
         facts["memory_table"] = _memory_table(loaded, model, made.batch_rows, longest, device, watcher)
-    return {**facts, **planned.to_data(), "notes": corpus.notes()}
+    return {**facts, **planned.to_data(), "choices": choices(loaded), "notes": corpus.notes()}
 
 
 def _packed(kind: Packing, sizes: list[int], token_bytes: float, context: int) -> Data:
@@ -293,7 +406,9 @@ class _Pipeline:
         progress: Progress,
         stop: StopFlag,
         prepared: Sequence[Path] = (),
+        group: Group = ALONE,
     ) -> None:
+        self.group = group
         self.recipe, self.folder, self.stop, self.prepared = loaded, folder, stop, prepared
         self.progress = Logged(progress, folder.log)
         self.stages = Stages.of(folder)
@@ -313,6 +428,8 @@ class _Pipeline:
         """All stages."""
         self._sweep()
         new = not self.folder.recipe.exists() and not self.folder.log.exists()
+        for line in told(choices(self.recipe)):
+            self.progress.note(line)
         if checkpoint.last(self.folder.root) is None:
             # So that `resume` knows what to do with what a killed process leaves.
             storage.write_text(self.folder.recipe, config.dump_toml(to_data(self.recipe)))
@@ -481,11 +598,16 @@ class _Pipeline:
             before = storage.read_json(self.folder.summary) if self.folder.summary.exists() else {}
             self.summary["train"] = before.get("train", {})
             self.summary["environment"] = newest.manifest["environment"]
+            self.group.share({"train": False}, "telling the others what there is to do")
             self.stages.skip("train", _ended(self.summary["train"], newest.step))
             samples = [r for r in storage.read_json_lines(self.folder.samples) if r["step"] == newest.step]
         else:
-            with self.energy.stage("train"):
+            self.group.share({"train": True}, "telling the others what there is to do")
+            if self.group.world > 1:
+                same(self.group, _learnt_from(tokenizer, shards), "tokenizer or data")
+            with self.energy.stage("train", self.group.world, self.group.machines):
                 samples = self._train(preset, model, tokenizer, shards, key, inputs)
+        self.group.share(None, "ending")
         evaluation: Data = {}
         if until != "train":
             with self.energy.stage("evaluate"):
@@ -522,6 +644,7 @@ class _Pipeline:
                 progress=self.progress,
                 stop=self.stop,
                 feed=recipe.feed(self.recipe),
+                group=self.group,
             )
         except Stopped as error:
             self._leave("stopped")
@@ -708,6 +831,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
             yield from differences(was, now, f"{prefix}{name}.")
         elif was != now:
             yield f"{prefix}{name}", was, now
+
+
+def _is_incidental(key: str) -> bool:
+    """Whether a setting, by its dotted name, changes how a run is done and not what comes out of it."""
+    section, _, name = key.replace("-", "_").partition(".")
+    return section == "train" and name.split(".")[0] in _INCIDENTAL
 
 
 def _as_text(value: Any) -> str:

@@ -87,6 +87,7 @@ def resolve(data: Mapping[str, Any], overrides: Iterable[tuple[str, str]] = (), 
     if isinstance(section, Mapping):
         _, model = resolve_model(section, problems)
         if recipe is not None and model is not None:
+            recipe = replace(recipe, model=_of_their_types(recipe.model, config.to_data(model)))
             check_kinds(recipe.corpus, model, problems)
             if recipe.corpus.pair is not None and recipe.data.packing != "concat":
                 problems.append(
@@ -95,6 +96,18 @@ def resolve(data: Mapping[str, Any], overrides: Iterable[tuple[str, str]] = (), 
     if problems or recipe is None:
         raise ConfigError(problems, where)
     return recipe
+
+
+def _of_their_types(section: Mapping[str, Any], model: Mapping[str, Any]) -> Data:
+    """The [model] section with what was typed on a command line as the number or text that the model made of it."""
+    found: Data = {}
+    for name, value in section.items():
+        made = model.get(name)
+        if isinstance(value, Mapping) and isinstance(made, Mapping):
+            found[name] = _of_their_types(value, made)
+        else:
+            found[name] = (str(value) if made is None else made) if isinstance(value, Typed) else value
+    return found
 
 
 def _scaled(data: Mapping[str, Any], scale: str, problems: list[str]) -> Data:

@@ -106,7 +106,7 @@ def test_unknown_words_are_told_the_nearest(cli: Cli, tmp_path: Path) -> None:
         (["run", recipe, "--train.budget", "1", "--train.budget.x", "1"], "both as a value and as a table"),
         (["run"], "RECIPE"),
         (["run", "none.toml"], "no such recipe: none.toml"),
-        (["run", tmp_path], "is a folder"),
+        (["run", tmp_path], "known: .markdown"),
         (["run", recipe, "--name", "../x"], "folder's name"),
         (["model", "show", "fabula-1mm"], '"fabula-1m"'),
         (["model", "show", "fabula-1m", "--train.budget", "5m"], "only --model.NAME"),

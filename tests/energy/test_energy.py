@@ -45,6 +45,17 @@ def test_processor_time_times_watts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert meter.methods["cpu"] == "estimated: processor time x 20 W a core"
 
 
+def test_several_processes_are_counted_by_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is estimated of one process stands for all of them, while they do the same."""
+    spent = iter([0.0, 10.0, 20.0])
+    monkeypatch.setattr(metering, "_cpu_seconds", lambda: next(spent))
+    meter = Meter(12.0, rapl=tmp_path)
+    meter.close()
+    alone = meter.read().cpu
+    meter.processes = 3
+    assert meter.read().cpu - alone == pytest.approx(3 * alone)
+
+
 def test_the_meter_only_grows() -> None:
     meter = Meter(12.0)
     first = meter.read()

@@ -181,7 +181,7 @@ def test_a_tokenizer_that_differs_is_not_published(
         return {**made, "tokenizer.json": json.dumps(data)}
 
     monkeypatch.setattr(hf_tokenizer, "files", spoilt)
-    monkeypatch.setattr(hf_check, "_TEXTS", (loaded.tokenizer.decode(range(6, 320)), *hf_check._TEXTS))
+    monkeypatch.setattr(hf_check, "TEXTS", (loaded.tokenizer.decode(range(6, 320)), *hf_check.TEXTS))
     with pytest.raises(InputError, match="the tokenizer that was written is not the model's"):
         stage.run(ExportConfig(), loaded, tmp_path / "out", Silent())
     assert names(tmp_path) == {"theirs"}

@@ -30,9 +30,9 @@ class ForkServer(Forks):
         self._numbers = count(1)
         return super().__enter__()
 
-    def start(self, *arguments: object, cwd: Path, faults: str = "") -> Fork:
-        """Fork a process that runs `fabula` with these arguments."""
-        request = {"arguments": [str(a) for a in arguments], "cwd": str(cwd), "faults": faults}
+    def start(self, *arguments: object, cwd: Path, faults: str = "", env: dict[str, str] | None = None) -> Fork:
+        """Fork a process that runs `fabula` with these arguments; `env` comes on top of the environment."""
+        request = {"arguments": [str(a) for a in arguments], "cwd": str(cwd), "faults": faults, "env": env or {}}
         return self.fork(request, cwd / f"output-{next(self._numbers)}.txt")
 
     def run(self, *arguments: object, cwd: Path, faults: str = "", timeout: float = 60) -> Fork:
@@ -47,6 +47,7 @@ def become(request: Request) -> int:
     from fabula.cli.main import main
 
     os.chdir(request["cwd"])
+    os.environ.update(request["env"])
     os.environ["FABULA_FAULTS"] = request["faults"]
     main(request["arguments"])
     return 0

@@ -47,6 +47,14 @@ ROWS: dict[str, tuple[str, str]] = {
     "C5": ("retention among bad checkpoints", "a good one is always left"),
     "C6": ("hostile files in a checkpoint", "nothing is run, nothing crashes"),
     "C7": ("missing, extra or misshapen tensors", "an error that lists them"),
+    # ---- several processes
+    "P1": ("one of several processes is killed", "the others end and name it; the same command ends bit-identical"),
+    "P2": ("one of several processes hangs or is frozen", "given up in time; rank, step and place are named"),
+    "P3": ("resumed on other numbers of processes", "the same rows in the same order; losses within 1e-4"),
+    "P4": ("NaN or no memory in one process alone", "all pass over the step, or halve their rows; equal weights"),
+    "P5": ("processes with other settings, data or code", "refused at the start with what differs"),
+    "P6": ("many begin at once; variables are missing", "no race, an error that names them; loopback only"),
+    "P7": ("a signal to one of several processes", "all stop at one step with one checkpoint"),
     # ---- server
     "S1": ("malformed JSON, NaN, 1e999, wrong types, unknown and doubled keys", "400 in OpenAI's form, never 500"),
     "S2": ("large bodies and heads, deep nesting, slow and idle clients", "refused or cut off; memory stays flat"),

@@ -34,4 +34,5 @@ def test_freed_memory_is_there_for_the_next_step() -> None:
     kept = _pages("keep")
     if kept == "elsewhere":
         pytest.skip("another C library")
-    assert int(kept) < 1000 < int(_pages("not")), "80 MB are 20,000 pages of 4 kB"
+    # 80 MB are up to 20,000 pages; fewer where the system gives out several at a time.
+    assert 10 * int(kept) < int(_pages("not"))

@@ -102,6 +102,6 @@ def test_a_run_learns_the_same(tiny_data: Shards) -> None:
 def test_the_plan_knows_that_it_needs_less(preset: str) -> None:
     model = presets.get(preset).config
     lengths = (0, 512)
-    usual, less = (training_bytes(model, "adamw", 8, lengths, 4, True, recompute) for recompute in (False, True))
+    usual, less = (training_bytes(model, "adamw", 8, lengths, 4, True, recompute=again) for again in (False, True))
     fixed = training_bytes(model, "adamw", 0, lengths, 4, True)
     assert 0.1 * (usual - fixed) < less - fixed < 0.6 * (usual - fixed)

@@ -18,14 +18,17 @@ def export(
     model: Model,
     /,
     *,
-    to: Annotated[str, Parameter(help="the format: hf (Hugging Face)")],
-    out: Annotated[Path, Parameter(help="the folder to write")],
+    to: Annotated[str, Parameter(help="the format: hf (Hugging Face) or gguf (llama.cpp)")],
+    out: Annotated[Path, Parameter(help="the folder to write, or the file: NAME.gguf")],
     checkpoint: Which = "best",
     family: Annotated[
         str, Parameter(help="the architecture to write; auto: the one that is exactly the model")
     ] = "auto",
     dtype: Annotated[
-        str, Parameter(help="weights as float32, bfloat16 or float16; auto: float32, or as they were imported")
+        str,
+        Parameter(
+            help="weights as float32, bfloat16 or float16 (gguf: float32 or q8_0); auto: float32, or as imported"
+        ),
     ] = "auto",
     force: Force = False,
     json: Json = False,
@@ -36,6 +39,7 @@ def export(
     """
     from fabula.config import build
     from fabula.export import run as stage
+    from fabula.export.hf_check import Comparison
 
     config = build(stage.ExportConfig, {"to": to, "family": family, "dtype": dtype})
     loaded = stage.open_model(model, checkpoint, console.say)
@@ -47,6 +51,10 @@ def export(
         console.say(note)
     seen = made.comparison
     ties = f", {seen.ties} of them between equals" if seen.ties else ""
+    if isinstance(seen, Comparison):
+        beside, after = f"transformers {seen.transformers}", f'{made.architecture}.from_pretrained("{out}")'
+    else:
+        beside, after = f"llama.cpp of xllamacpp {seen.llama_cpp}", f"llama-cli -m {out}"
     rows = [
         ("model", f"{model}, {loaded.checkpoint.path.name}"),
         ("written", f"{out}: {made.architecture}, {made.dtype}, {console.n_bytes(made.bytes)}"),
@@ -56,8 +64,8 @@ def export(
         ),
         ("greedy tokens", f"{seen.greedy_tokens} equal{ties}"),
         ("tokenizer", f"the same ids for {seen.texts} texts"),
-        ("compared with", f"transformers {seen.transformers}"),
-        ("next", f'{made.architecture}.from_pretrained("{out}")'),
+        ("compared with", beside),
+        ("next", after),
     ]
     console.out(console.table(rows))
 

@@ -17,7 +17,8 @@ from cyclopts import App, CycloptsError
 from fabula import __version__, faults
 from fabula.cli import console, overrides
 from fabula.cli.console import say
-from fabula.errors import FabulaError
+from fabula.distributed.launch import Launch
+from fabula.errors import FabulaError, InputError
 
 # verb -> where it is, and the sentence that help shows for it (help must not import the verbs)
 _VERBS = {
@@ -47,6 +48,10 @@ _VERBS = {
 }
 
 
+# Verbs that several processes do together.
+_TOGETHER = ("run", "train", "resume")
+
+
 def build_app() -> App:
     """The parser with all verbs."""
     app = App(
@@ -69,17 +74,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if debug:
         given.remove("--debug")
     console.speak_utf8()
-    sys.exit(_run(given, debug))
+    code = _run(given, debug)
+    if code and os.environ.get("RANK"):
+        # An exchange with other processes that will never come may hang inside torch, which would wait for it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(given: list[str], debug: bool) -> int:
     try:
         faults.arm(os.environ.get("FABULA_FAULTS", ""))
+        if given and given[0] in _VERBS and given[0] not in _TOGETHER and Launch.read(os.environ) is not None:
+            raise InputError(f"{given[0]} is done by one process: start it without torchrun")
         build_app()(overrides.gather(given), exit_on_error=False, print_error=False, result_action="return_value")
     except FabulaError as error:
         if debug:
             raise
-        say(f"fabula: {error}")
+        rank = os.environ.get("RANK", "0")
+        if not error.told:
+            say(f"fabula: {error}" if rank == "0" else f"fabula (rank {rank}): {error}")
         return error.exit_code
     except CycloptsError as error:
         if debug:

@@ -134,6 +134,12 @@ def generate(
         Parameter(negative=(), allow_leading_hyphen=True, help="a text that ends the generation; may be repeated"),
     ] = (),
     seed: Annotated[int, Parameter(help="the same seed gives the same text")] = 0,
+    engine: Annotated[
+        str, Parameter(help="torch, compiled (a CPU; faster), or auto: compiled where it can be")
+    ] = "auto",
+    weights: Annotated[
+        str, Parameter(help="of the compiled engine: float32, or int8 (faster, less exact)")
+    ] = "float32",
     checkpoint: Which = "best",
     device: Device = "auto",
     json: Json = False,
@@ -167,7 +173,7 @@ def generate(
             "seed": seed,
         },
     )
-    lm = load(model, checkpoint, device, console.say)
+    lm = load(model, checkpoint, device, console.say, engine, weights)
     translates = isinstance(lm.model, EncoderDecoder)
     if translates and temperature is None:
         config = dataclasses.replace(config, temperature=0.0)
@@ -194,6 +200,8 @@ def generate(
                 "seed": seed,
                 "temperature": config.temperature,
                 "beams": beams,
+                "engine": lm.engine[0],
+                "engine_reason": lm.engine[1],
             }
         )
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,8 @@ from fabula.cli import console, overrides
 from fabula.cli.settings import epilogue
 from fabula.cli.tables import MEMORY_HEADER, example_rows, memory_rows, translation_rows
 from fabula.config import Data, load_toml
+from fabula.defaults.request import is_text, name_of
+from fabula.distributed.launch import Launch
 from fabula.errors import InputError
 from fabula.progress import stop_on_signals
 from fabula.recipe import run_name
@@ -21,6 +24,16 @@ Settings = Annotated[
     Parameter(name="--set", negative=(), show_default=False, help="a setting as NAME=VALUE; --NAME VALUE is the same"),
 ]
 RecipePath = Annotated[Path, Parameter(help="a recipe, for example recipes/fables.toml")]
+RecipeOrText = Annotated[
+    str,
+    Parameter(
+        help="a recipe (.toml), or a text (a file, a folder, a pattern, hf:owner/name, fables:es): then the rest is "
+        "chosen by its size, the budget and this machine"
+    ),
+]
+Budget = Annotated[
+    str | None, Parameter(help="how long, as --train.budget: 90s, 10m, 1h, 200steps, 20Mtokens, 3epochs")
+]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="one JSON document on stdout")]
 Runs = Annotated[Path, Parameter(name="--runs", help="the folder of all runs")]
 Name = Annotated[str | None, Parameter(help="the run's name; the recipe's by default")]
@@ -40,9 +53,10 @@ resume = App(name="resume")
 
 @run.default
 def _run(
-    recipe: RecipePath,
+    recipe: RecipeOrText,
     /,
     *,
+    budget: Budget = None,
     name: Name = None,
     runs: Runs = Path("runs"),
     scale: Scale = None,
@@ -53,16 +67,19 @@ def _run(
 ) -> None:
     """Every stage of a recipe: from text to a trained model and its report.
 
-    A stopped run is continued, stages that are up to date are skipped. Ctrl-C saves and leaves.
+    With a text in the place of the recipe and a --budget, vocabulary, model and training are chosen, each choice with
+    its reason; what is given (--model.preset fabula-3m) stands. A stopped run is continued, stages that are up to date
+    are skipped. Ctrl-C saves and leaves.
     """
-    _show(_all(recipe, name, runs, fresh, _with(settings, scale, compile), None), json)
+    _show(_all(recipe, name, runs, fresh, _with(settings, scale, budget, compile), None), json)
 
 
 @train.default
 def _train(
-    recipe: RecipePath,
+    recipe: RecipeOrText,
     /,
     *,
+    budget: Budget = None,
     name: Name = None,
     runs: Runs = Path("runs"),
     scale: Scale = None,
@@ -76,17 +93,27 @@ def _train(
     out: Annotated[Path | None, Parameter(help="the drawing of --find-lr as a page, FILE.html")] = None,
     settings: Settings = (),
 ) -> None:
-    """The stages of a recipe up to the trained model; no final evaluation."""
+    """The stages of a recipe up to the trained model; no final evaluation.
+
+    Several processes, on one machine or many, train one model: torchrun --nproc-per-node 2 -m fabula train RECIPE
+    (run and resume alike; --train.parallel says how they share the work).
+    """
     if find_lr:
         from fabula.cli import find_lr as finding
 
+        if Launch.read(os.environ) is not None:
+            raise InputError("--find-lr looks in one process: start it without torchrun")
         if fresh:
             raise InputError("--fresh removes a run, --find-lr leaves every run alone: give one of them")
-        finding.find_lr(recipe, with_scale(settings, scale), name, runs, lr_steps, out, json)
+        if is_text(recipe):
+            raise InputError(
+                f"--find-lr needs a recipe, {recipe} is a text; a run of it leaves one: runs/NAME/recipe.toml"
+            )
+        finding.find_lr(Path(recipe), with_budget(with_scale(settings, scale), budget), name, runs, lr_steps, out, json)
         return
     if out is not None:
         raise InputError("--out is the page of --find-lr; a run's own report is in its folder")
-    _show(_all(recipe, name, runs, fresh, _with(settings, scale, compile), "train"), json)
+    _show(_all(recipe, name, runs, fresh, _with(settings, scale, budget, compile), "train"), json)
 
 
 def with_scale(settings: Settings, scale: str | None) -> Settings:
@@ -94,22 +121,53 @@ def with_scale(settings: Settings, scale: str | None) -> Settings:
     return settings if scale is None else (*settings, f"scale={scale}")
 
 
-def _with(settings: Settings, scale: str | None, compiled: str | None) -> Settings:
+def with_budget(settings: Settings, budget: str | None) -> Settings:
+    """The settings with the budget among them; InputError where there are two."""
+    if budget is None:
+        return settings
+    if any(name == "train.budget" for name, _ in overrides.split(settings)):
+        raise InputError("--budget and --train.budget are the same setting: give one of them")
+    return (*settings, f"train.budget={budget}")
+
+
+def _with(settings: Settings, scale: str | None, budget: str | None, compiled: str | None) -> Settings:
     """The settings with those among them that have a short name."""
-    found = with_scale(settings, scale)
+    found = with_budget(with_scale(settings, scale), budget)
     return found if compiled is None else (*found, f"train.compile={compiled}")
 
 
-def _all(recipe: Path, name: str | None, runs: Path, fresh: bool, settings: Settings, until: str | None) -> Any:
+def _all(recipe: str, name: str | None, runs: Path, fresh: bool, settings: Settings, until: str | None) -> Any:
     """The stages of a recipe. Signals are heard from here; what is quickly told is told before torch is imported."""
     given = dict(overrides.split(settings))
-    called = name or run_name(load_toml(recipe), recipe, given)
+    launch = _launch()
+    if is_text(recipe):
+        if launch is not None:
+            raise InputError(
+                f"{recipe} is a text: choices are measured by one process. Begin without torchrun; its recipe.toml "
+                "is then a recipe for several processes"
+            )
+        called = name or given.get("name") or name_of(recipe)
+    else:
+        called = name or run_name(load_toml(Path(recipe)), Path(recipe), given)
     with stop_on_signals():
-        storage.refuse_if_held(runs / called)
+        if launch is None or launch.leads:
+            storage.refuse_if_held(runs / called)
         from fabula import pipeline
 
         watcher = console.Watcher()
-        return pipeline.run(recipe, given, name=name, runs=runs, fresh=fresh, progress=watcher, until=until)
+        made = pipeline.run(
+            recipe, given, name=name, runs=runs, fresh=fresh, progress=watcher, until=until, launch=launch
+        )
+        return made if launch is None or launch.leads else None
+
+
+def _launch() -> Launch | None:
+    """The place that torchrun gave to this process."""
+    launch = Launch.read(os.environ)
+    if launch is not None:
+        # torch would print its stack before we say which process is lost. It looks when it is imported.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    return launch
 
 
 @resume.default
@@ -121,32 +179,43 @@ def _resume(run_folder: Path, /, *, json: Json = False, settings: Settings = ())
     run_folder
         the folder of the run, for example runs/fables
     """
+    launch = _launch()
     with stop_on_signals():
-        storage.refuse_if_held(run_folder)
+        if launch is None or launch.leads:
+            storage.refuse_if_held(run_folder)
         from fabula import pipeline
 
-        result = pipeline.resume(run_folder, progress=console.Watcher(), overrides=dict(overrides.split(settings)))
-    _show(result, json)
+        given = dict(overrides.split(settings))
+        result = pipeline.resume(run_folder, progress=console.Watcher(), overrides=given, launch=launch)
+    if launch is None or launch.leads:
+        _show(result, json)
 
 
 @plan.default
 def _plan(
-    recipe: RecipePath,
+    recipe: RecipeOrText,
     /,
     *,
+    budget: Budget = None,
     scale: Scale = None,
     measure: Measure = False,
     json: Json = False,
     settings: Settings = (),
 ) -> None:
-    """What a recipe would take on this machine: parameters, FLOPs, steps, memory, time. Trains nothing."""
+    """What a recipe would take on this machine: parameters, FLOPs, steps, memory, time. Trains nothing.
+
+    Of a text it says as well what would be chosen, and why.
+    """
     from fabula import pipeline
 
-    given = dict(overrides.split(with_scale(settings, scale)))
+    given = dict(overrides.split(with_budget(with_scale(settings, scale), budget)))
     planned = pipeline.plan(recipe, given, console.Watcher(), memory=measure)
     if json:
         console.out_json(planned)
         return
+    if planned["choices"]:
+        console.out(console.table([(row["name"], row["value"], row["reason"]) for row in planned["choices"]]))
+        console.out("")
     for line in _plan_lines(planned):
         console.out(line)
     if measure:
@@ -194,7 +263,12 @@ def _plan_lines(planned: Data) -> list[str]:
 
 
 def _show(result: Any, json: bool) -> None:
-    """The end of a run: one JSON document, or the summary table, a sample and the report's path."""
+    """The end of a run: one JSON document, or the summary table, a sample and the report's path.
+
+    Nothing where another process of the run tells it (None).
+    """
+    if result is None:
+        return
     if json:
         console.out_json(
             {

@@ -40,9 +40,11 @@ def serve(
     slots: Annotated[int, Parameter(help="texts that are written at the same time, a model")] = 32,
     queue: Annotated[int, Parameter(help="texts that may wait, a model; further ones are refused with 429")] = 64,
     prefixes: Annotated[int, Parameter(help="ended texts whose memory is kept for others that begin alike")] = 8,
+    threads: Annotated[int, Parameter(help="threads of a model's computations; 0: as many as torch takes")] = 0,
     deterministic: Annotated[
-        bool, Parameter(negative="--fast", help="a request's tokens do not depend on the others; --fast: they may")
+        bool, Parameter(negative="--fast", help="texts do not depend on each other, to the last bit; --fast: they may")
     ] = True,
+    weights: Annotated[str, Parameter(help="with --fast: float32, or int8 (faster, less exact)")] = "float32",
     connections: Annotated[int, Parameter(help="open connections")] = 1024,
     stall_seconds: Annotated[float, Parameter(help="a reader that takes nothing for so long is dropped")] = 30.0,
     drain_seconds: Annotated[float, Parameter(help="time for what runs when the server is to stop")] = 30.0,
@@ -66,7 +68,9 @@ def serve(
             "slots": slots,
             "queue": queue,
             "prefixes": prefixes,
+            "threads": threads,
             "deterministic": deterministic,
+            "weights": weights,
             "connections": connections,
             "stall_seconds": stall_seconds,
             "drain_seconds": drain_seconds,

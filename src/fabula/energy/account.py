@@ -65,10 +65,15 @@ class Account:
         threading.Thread(target=self._keep, name="fabula-account", daemon=True).start()
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """What is done inside is booked under `name`."""
+    def stage(self, name: str, processes: int = 1, machines: int = 1) -> Iterator[None]:
+        """What is done inside is booked under `name`.
+
+        So many `processes` do the same on so many `machines`: what is measured here stands for a machine, what is
+        estimated for a process.
+        """
         with self._lock:
             self._running = (name, self._meter.read())
+            self._meter.processes, self._meter.machines = processes, machines
         self._tell({"stage": name})
         try:
             yield
@@ -77,6 +82,7 @@ class Account:
             with self._lock:
                 self._book()
                 self._running = None
+                self._meter.processes = self._meter.machines = 1
 
     def write(self) -> None:
         """Bring the file up to date."""

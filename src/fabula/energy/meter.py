@@ -141,6 +141,8 @@ class Meter:
         self._at, self._cpu_at = time.monotonic(), _cpu_seconds()
         self._joules_at = (self._rapl.read() if self._rapl else 0.0, 0.0)
         self._used = Used()
+        # How many processes do the same work as this one, on how many machines.
+        self.processes = self.machines = 1
         self._thread = threading.Thread(target=self._run, name="fabula-energy", daemon=True)
         self._thread.start()
 
@@ -170,9 +172,9 @@ class Meter:
                 memory = self._process.memory_info().rss
             self._used += Used(
                 seconds,
-                (measured[0] if self._rapl else estimated) / 3.6e6,
-                measured[1] / 3.6e6,
-                memory / 1e9 * RAM_WATTS_PER_GB * seconds / 3.6e6,
+                (measured[0] * self.machines if self._rapl else estimated * self.processes) / 3.6e6,
+                measured[1] * self.machines / 3.6e6,
+                memory * self.processes / 1e9 * RAM_WATTS_PER_GB * seconds / 3.6e6,
             )
             return self._used
 

@@ -31,19 +31,19 @@ from fabula.tokenizer.base import Tokenizer
 
 GREEDY = 64
 # Ids of a text that is read beyond the prompts, at least; and of each text the last ids at which logits are compared.
-_LONG, _KEPT = 256, 128
+_LONG, KEPT = 256, 128
 # Parameters from which on one prompt is continued instead of all.
 _LARGE = 30_000_000
 # The largest difference of two logits that rounding explains: this, or this share of the largest logit.
 TOLERANCE, SHARE = 1e-4, 2e-5
 
-_PROMPTS = (
+PROMPTS = (
     "",
     "Había una vez un zorro que no sabía",
     'The little dog looked at the moon, and 12 stars looked back. Then it said: "',
 )
-_TEXTS = (
-    *_PROMPTS,
+TEXTS = (
+    *PROMPTS,
     " a  b   c\t\td\n\n\n  e \r\n",
     "don't, DON'T, l'été, ¿qué?, ¡sí!; straße İstanbul ﬁ Ω²",
     "1 12 123 1234 12345678.90 1e-5 0x7f",
@@ -91,11 +91,11 @@ def _compare(ours: Decoder, theirs: Any, tokenizer: Tokenizer, version: str) -> 
     import torch
 
     config = ours.config
-    prompts = [_prompt(tokenizer, text, config.context_length) for text in _PROMPTS]
+    prompts = [prompt_ids(tokenizer, text, config.context_length) for text in PROMPTS]
     apart, largest, positions = 0.0, 0.0, 0
     with torch.inference_mode():
-        for ids in (*prompts, _long(tokenizer, ours)):
-            tokens, kept = torch.tensor([ids]), min(len(ids), _KEPT)
+        for ids in (*prompts, long_ids(tokenizer, ours)):
+            tokens, kept = torch.tensor([ids]), min(len(ids), KEPT)
             mine = ours.logits(ours.hidden(tokens)[:, -kept:])
             other = theirs(tokens, logits_to_keep=kept).logits.float()
             largest = max(largest, float(mine.abs().max()))
@@ -107,7 +107,7 @@ def _compare(ours: Decoder, theirs: Any, tokenizer: Tokenizer, version: str) -> 
         for ids in prompts if config.n_params() < _LARGE else prompts[1:2]:
             n, tie = _same_greedy(ours, theirs, tokenizer, ids, tolerance)
             greedy, ties = greedy + n, ties + tie
-    return Comparison(positions, apart, tolerance, greedy, ties, len(_TEXTS), version)
+    return Comparison(positions, apart, tolerance, greedy, ties, len(TEXTS), version)
 
 
 def _allowed(apart: float, largest: float) -> float:
@@ -127,14 +127,14 @@ def _compare_pairs(ours: EncoderDecoder, theirs: Any, tokenizer: Tokenizer, vers
 
     special, config = tokenizer.special, ours.config
     most, start = config.context_length, special.of(config.target_start)
-    sources = [[*tokenizer.encode(text)[: most - 1], special.end_of_document] for text in _PROMPTS]
-    sources.append([*_long(tokenizer, ours)[1:], special.end_of_document])
+    sources = [[*tokenizer.encode(text)[: most - 1], special.end_of_document] for text in PROMPTS]
+    sources.append([*long_ids(tokenizer, ours)[1:], special.end_of_document])
     lengths = torch.tensor([len(ids) for ids in sources])
     read = torch.full((len(sources), int(lengths.max())), special.filler)
     mask = torch.arange(read.shape[1]) < lengths.unsqueeze(1)
     for row, ids in enumerate(sources):
         read[row, : len(ids)] = torch.tensor(ids)
-    begun = [start, *_long(tokenizer, ours)[1:]][:_KEPT]
+    begun = [start, *long_ids(tokenizer, ours)[1:]][:KEPT]
     tokens = torch.tensor([begun] * len(sources))
     with torch.inference_mode():
         mine = ours(read, lengths, tokens)
@@ -144,7 +144,7 @@ def _compare_pairs(ours: EncoderDecoder, theirs: Any, tokenizer: Tokenizer, vers
         for ids in sources[:-1] if config.n_params() < _LARGE else sources[1:2]:
             n, tie = _same_translation(ours, theirs, tokenizer, ids, tolerance)
             greedy, ties = greedy + n, ties + tie
-    return Comparison(tokens.numel(), apart, tolerance, greedy, ties, len(_TEXTS), version)
+    return Comparison(tokens.numel(), apart, tolerance, greedy, ties, len(TEXTS), version)
 
 
 def require_transformers() -> None:
@@ -217,17 +217,17 @@ def _rounded(model: AnyModel, dtype: str) -> AnyModel:
     return made.eval()
 
 
-def _prompt(tokenizer: Tokenizer, text: str, context: int) -> list[int]:
+def prompt_ids(tokenizer: Tokenizer, text: str, context: int) -> list[int]:
     """The ids of a prompt, of which at least half the context is left to be filled."""
     return [tokenizer.special.begin, *tokenizer.encode(text)][: max(1, context // 2)]
 
 
-def _long(tokenizer: Tokenizer, model: AnyModel) -> list[int]:
+def long_ids(tokenizer: Tokenizer, model: AnyModel) -> list[int]:
     """Ids beyond the edge of every window, as far as the context reaches."""
     reaches = model.config.reaches() if isinstance(model, Decoder) else []
     seen = max((most + 1 for most in reaches if most is not None), default=0)
     length = min(model.config.context_length, max(_LONG, seen + 64))
-    text = [number for text in _TEXTS for number in tokenizer.encode(text)]
+    text = [number for text in TEXTS for number in tokenizer.encode(text)]
     return [tokenizer.special.begin, *(text * (length // len(text) + 1))][:length]
 
 
@@ -237,7 +237,7 @@ def _check_words(words: Any, tokenizer: Tokenizer, pairs: bool) -> None:
         tokenizer,
         lambda text: words(text, add_special_tokens=False)["input_ids"],
         lambda ids: words.decode(ids, clean_up_tokenization_spaces=False),
-        _TEXTS,
+        TEXTS,
     )
     special = tokenizer.special
     first = None if pairs else special.begin

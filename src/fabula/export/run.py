@@ -12,31 +12,36 @@ from fabula import storage
 from fabula.checkpoint import Checkpoint, Loaded
 from fabula.config import Data, dump_json, setting
 from fabula.errors import DamagedError, InputError
-from fabula.export import families, hf, hf_tokenizer
+from fabula.export import families, gguf, gguf_check, hf, hf_tokenizer
 from fabula.export.hf_check import Comparison, check, require_transformers
 from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.kinds import AnyConfig
 from fabula.progress import Progress
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "q8_0"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig:
     """What to write."""
 
-    to: Literal["hf"] = setting("hf", "the format: hf (Hugging Face)")
+    to: Literal["hf", "gguf"] = setting("hf", "the format: hf (Hugging Face), gguf (llama.cpp)")
     family: str = setting("auto", "the architecture; auto: the one that is exactly the model")
-    dtype: Dtype = setting("auto", "format of the weights; auto: float32, or that in which they were imported")
+    dtype: Dtype = setting(
+        "auto", "format of the weights (gguf: float32 or q8_0); auto: float32, or that in which they were imported"
+    )
 
     def __post_init__(self) -> None:
         if self.family != "auto":
             families.families.get(self.family)
+        fitting = ("auto", "float32", "q8_0") if self.to == "gguf" else ("auto", "float32", "bfloat16", "float16")
+        if self.dtype not in fitting:
+            raise ValueError(f"dtype={self.dtype}: --to {self.to} writes {', '.join(fitting[1:])}")
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A folder that was written, reloaded and compared."""
+    """A folder, or a file of GGUF, that was written, reloaded and compared."""
 
     folder: Path
     family: str
@@ -44,7 +49,7 @@ class Exported:
     dtype: str
     tensors: int
     bytes: int
-    comparison: Comparison
+    comparison: Comparison | gguf_check.Comparison
     notes: list[str] = field(default_factory=list)
 
     def to_data(self) -> Data:
@@ -81,11 +86,14 @@ class Imported:
 
 
 def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, replace: bool = False) -> Exported:
-    """Write a model to a folder that `transformers` loads, and publish it once that was seen to be true.
+    """Write a model to a folder that `transformers` loads (or a file that llama.cpp does), and publish it once that was
+    seen to be true.
 
     InputError when the model has no exact twin there (naming the fields in the way), when `out` exists, or when what
     was written is not the same; then there is no folder.
     """
+    if config.to == "gguf":
+        return _run_gguf(config, loaded, out, progress, replace)
     _refuse_existing(out, replace, hf.KIND)
     model, tokenizer = loaded.model, loaded.tokenizer
     origin = loaded.checkpoint.manifest.get("origin") or {}
@@ -129,6 +137,31 @@ def run(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, rep
     if zeros:
         notes.append(f"{family.architecture} has biases that the model lacks; written as zeros: {', '.join(zeros)}")
     return Exported(out, family.name, family.architecture, dtype, count, size, comparison, notes)
+
+
+def _run_gguf(config: ExportConfig, loaded: Loaded, out: Path, progress: Progress, replace: bool) -> Exported:
+    """Write one file that llama.cpp loads, and publish it once that was seen to be true."""
+    if out.suffix != ".gguf":
+        raise InputError(f"{out}: --to gguf writes one file; give it a name that ends in .gguf")
+    if out.exists() and not (replace and out.is_file()):
+        raise InputError(f"{out} exists; name another file with --out, or replace it with --force")
+    model, tokenizer = gguf.refuse_other_kinds(loaded.model), loaded.tokenizer
+    family, zeros = _family(config.family, model.config, loaded.checkpoint.manifest.get("origin") or {})
+    words = gguf.check(family, model.config, tokenizer)
+    weights: gguf.Weights = "q8_0" if config.dtype == "q8_0" else "float32"
+    theirs, model = families.written(family, model.config), model.cpu().float()
+    storage.require_space(out.parent, 4 * model.config.n_params() + (4 << 20), "the exported model")
+    with storage.replacing(out) as building:
+        with progress.task("writing", None, ""):
+            count, size = gguf.write(building, family, theirs, model, tokenizer, words, weights)
+        with progress.task("reading it with llama.cpp and comparing", None, ""):
+            comparison = gguf_check.check(building, model, tokenizer, weights)
+    notes = []
+    if zeros:
+        notes.append(f"{family.architecture} has biases that the model lacks; written as zeros: {', '.join(zeros)}")
+    if weights == "q8_0":
+        notes.append("q8_0 rounds the weights to 8 bits: measure the file's quality before you publish it")
+    return Exported(out, family.name, gguf.architecture(family), weights, count, size, comparison, notes)
 
 
 def _family(wanted: str, config: AnyConfig, origin: Data) -> tuple[families.Family, list[str]]:

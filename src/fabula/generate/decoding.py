@@ -6,7 +6,7 @@ is read off its modules when the backend is made; their weights are used where t
 nothing goes stale. A model with modules that are not known here (quantized, with hooks) goes on row by row through its
 own `forward`, as every model does with `fast=False`: the readable twin, which tests hold the fast road to.
 
-**Deterministic**: matrix products on a CPU give a row other last bits in batches of other sizes (docs/decisions/0019).
+**Deterministic**: matrix products on a CPU give a row other last bits in batches of other sizes (docs/decisions/0020).
 So rows are computed in groups of exactly eight, filled up with rows that nobody reads: every product has one shape,
 alone and in company. Functions element by element work in vectors and have other last bits in what is left over behind
 the last one, so where a group's numbers do not fill vectors they are computed row by row. Then a row's numbers depend

@@ -7,6 +7,7 @@ with the reason "context".
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from fabula.device import Device
 from fabula.errors import DivergedError, PromptError
+from fabula.generate.backend import Backend
 from fabula.generate.config import Sampling
 from fabula.generate.decoding import DecoderBackend
 from fabula.generate.sampling import choose
@@ -37,13 +39,19 @@ class Token:
 
 class Engine:
     """Generates from one model. With `n_ids` it writes none from that id on: models may have more rows than their
-    tokenizer has tokens."""
+    tokenizer has tokens. With a `backend` the model is computed there."""
 
     def __init__(
-        self, model: Decoder, end_of_document: int, device: Device, cached: bool = True, n_ids: int | None = None
+        self,
+        model: Decoder,
+        end_of_document: int,
+        device: Device,
+        cached: bool = True,
+        n_ids: int | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self.model, self.end_of_document, self.device, self.cached = model, end_of_document, device, cached
-        self.n_ids = n_ids
+        self.n_ids, self.backend = n_ids, backend
 
     @property
     def context_length(self) -> int:
@@ -59,13 +67,24 @@ class Engine:
         was_training = self.model.training
         self.model.eval()
         try:
-            yield from self._stream(list(prompt), max_new_tokens, sampling)
+            if not self.cached:
+                yield from self._stream(list(prompt), max_new_tokens, sampling, self._uncached)
+                return
+            backend = self.backend or DecoderBackend(self.model, self.device, n_ids=self.n_ids)
+            sequence = backend.open()
+            try:
+                ahead = functools.partial(_ahead, backend, sequence)
+                yield from self._stream(list(prompt), max_new_tokens, sampling, ahead)
+            finally:
+                backend.close(sequence)
         finally:
             self.model.train(was_training)
 
-    def _stream(self, ids: list[int], max_new_tokens: int, sampling: Sampling) -> Iterator[Token]:
+    def _stream(
+        self, ids: list[int], max_new_tokens: int, sampling: Sampling, ahead: Callable[[list[int]], Tensor]
+    ) -> Iterator[Token]:
         generator = torch.Generator().manual_seed(sampling.seed)
-        n_prompt, ahead = len(ids), self._cached() if self.cached else self._uncached
+        n_prompt = len(ids)
         for count in range(1, max_new_tokens + 1):
             logits = ahead(ids)
             number = choose(logits, ids, sampling, generator, n_prompt)
@@ -84,26 +103,21 @@ class Engine:
             if finish:
                 return
 
-    def _cached(self) -> Callable[[list[int]], Tensor]:
-        """Logits (V) after ids, of which only those are read that are new."""
-        backend = DecoderBackend(self.model, self.device, n_ids=self.n_ids)
-        sequence = backend.open()
-
-        def ahead(ids: list[int]) -> Tensor:
-            known = backend.length(sequence)
-            if known:
-                return backend.step([sequence], ids[known:])[0]
-            logits = backend.read(sequence, ids)
-            assert logits is not None
-            return logits
-
-        return ahead
-
     @torch.inference_mode()
     def _uncached(self, ids: list[int]) -> Tensor:
         with self.device.autocast():
             hidden = self.model.hidden(torch.tensor([ids], device=self.device.torch), cache=None)[:, -1]
             return self.model.logits(hidden)[0].float().cpu()[: self.n_ids]
+
+
+def _ahead(backend: Backend, sequence: int, ids: list[int]) -> Tensor:
+    """Logits (V) after ids, of which only those are read that are new."""
+    known = backend.length(sequence)
+    if known:
+        return backend.step([sequence], ids[known:])[0]
+    logits = backend.read(sequence, ids)
+    assert logits is not None
+    return logits
 
 
 def fits(n_prompt: int, context_length: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from fabula.device import Device
 from fabula.errors import PromptError
 from fabula.generate import speculative
+from fabula.generate.backend import Backend
 from fabula.generate.beam import beam_search
 from fabula.generate.config import GenerateConfig
 from fabula.generate.decoding import DecoderBackend
@@ -46,7 +47,13 @@ class Generation:
 
 
 def stream(
-    model: AnyModel, tokenizer: Tokenizer, prompt: str, config: GenerateConfig, device: Device, cached: bool = True
+    model: AnyModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    config: GenerateConfig,
+    device: Device,
+    cached: bool = True,
+    backend: Backend | None = None,
 ) -> Iterator[Piece]:
     """The continuation of a prompt, piece by piece, in complete characters.
 
@@ -54,7 +61,7 @@ def stream(
     reads the prompt and the id that ends it, and writes what belongs to it: its translation, say.
     """
     text = TextStream(config.stop)
-    for token in _tokens(model, tokenizer, prompt, config, device, cached):
+    for token in _tokens(model, tokenizer, prompt, config, device, cached, backend):
         shown = text.feed(tokenizer.decode_bytes([token.id]))
         reason: Reason | None = "stop" if text.stopped else token.finish
         if reason is not None:
@@ -67,7 +74,13 @@ def stream(
 
 
 def _tokens(
-    model: AnyModel, tokenizer: Tokenizer, prompt: str, config: GenerateConfig, device: Device, cached: bool
+    model: AnyModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    config: GenerateConfig,
+    device: Device,
+    cached: bool,
+    backend: Backend | None,
 ) -> Iterator[Token]:
     end, ids = tokenizer.special.end_of_document, encode_prompt(tokenizer, prompt)
     try:
@@ -77,12 +90,12 @@ def _tokens(
             source = [*ids[1:], end]
             translator.check(len(source))
             return translator.stream(source, config)
-        engine = Engine(model, end, device, cached, tokenizer.vocab_size)
+        engine = Engine(model, end, device, cached, tokenizer.vocab_size, backend)
         engine.check(len(ids))
         if config.beams > 1:
             return _searched(engine, ids, config)
         if config.lookup:
-            backend = DecoderBackend(model, device, n_ids=tokenizer.vocab_size)
+            backend = backend or DecoderBackend(model, device, n_ids=tokenizer.vocab_size)
             ends = frozenset({end})
             return speculative.stream(backend, Lookup(), ids, config.max_new_tokens, config, ends, config.lookup)
         return engine.stream(ids, config.max_new_tokens, config)
@@ -116,10 +129,16 @@ def _searched(engine: Engine, ids: list[int], config: GenerateConfig) -> Iterato
 
 
 def run(
-    model: AnyModel, tokenizer: Tokenizer, prompt: str, config: GenerateConfig, device: Device, cached: bool = True
+    model: AnyModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    config: GenerateConfig,
+    device: Device,
+    cached: bool = True,
+    backend: Backend | None = None,
 ) -> Generation:
     """The whole continuation of a prompt."""
-    pieces = list(stream(model, tokenizer, prompt, config, device, cached))
+    pieces = list(stream(model, tokenizer, prompt, config, device, cached, backend))
     return gather(prompt, len(encode_prompt(tokenizer, prompt)), pieces)
 
 

@@ -197,18 +197,21 @@ class RopePosition(Position):
 
     def tables(self, positions: Tensor, local: bool = False) -> Tables | None:
         # Computed anew and not kept in a buffer: a cast of the model (`model.bfloat16()`) would round the frequencies.
-        config = self.config
-        if local and config.local_theta:
-            frequency, scale = self._frequencies(config.local_theta, positions.device), 1.0
-        elif local or config.scaling == "none":
-            frequency, scale = self._frequencies(config.theta, positions.device), 1.0
-        else:
-            frequency, scale = self._scaled(positions.device)
+        frequency, scale = self.frequencies(positions.device, local)
         angle = positions.unsqueeze(-1).float() * frequency
         cosine, sine = angle.cos().unsqueeze(2), angle.sin().unsqueeze(2)
         if scale != 1:
             cosine, sine = cosine * scale, sine * scale
         return torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)
+
+    def frequencies(self, device: torch.device, local: bool = False) -> tuple[Tensor, float]:
+        """Radians a token for each pair, (H / 2), and what the rotated queries and keys are multiplied by."""
+        config = self.config
+        if local and config.local_theta:
+            return self._frequencies(config.local_theta, device), 1.0
+        if local or config.scaling == "none":
+            return self._frequencies(config.theta, device), 1.0
+        return self._scaled(device)
 
     def _frequencies(self, theta: float, device: torch.device) -> Tensor:
         """Radians a token for each pair, (H / 2), fastest first."""

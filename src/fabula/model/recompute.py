@@ -104,13 +104,13 @@ class _Elementwise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        if len(ctx.saved_tensors) == 1:
-            (saved,) = ctx.saved_tensors
-            slope = torch.empty_like(saved)
-            _backward(ctx.function, grad_outputs[0], saved, out=slope)
+        kept = ctx.saved_tensors  # once: what checkpointing computes anew may be asked for once only
+        if len(kept) == 1:
+            slope = torch.empty_like(kept[0])
+            _backward(ctx.function, grad_outputs[0], kept[0], out=slope)
             return None, slope
         with torch.enable_grad():
-            inputs = [saved.detach().requires_grad_() for saved in ctx.saved_tensors]
+            inputs = [saved.detach().requires_grad_() for saved in kept]
             again = ctx.function(*inputs)
         return None, *torch.autograd.grad(again, inputs, grad_outputs[0])
 

@@ -297,7 +297,7 @@ class Api:
             config = GenerateConfig(**settings)
         except ValueError as error:
             raise Refusal(400, str(error)) from None
-        return _evolved(self._evolution.start(run, said.prompt, config, served.lm.device), asked.receive)
+        return _evolved(await self._evolution.start(run, said.prompt, config, served.lm.device), asked.receive)
 
     # ---- the server itself -----------------------------------------------------------------------------------
 

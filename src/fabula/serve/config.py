@@ -38,7 +38,11 @@ class ServeConfig:
     slots: int = setting(32, "texts that are written at the same time, a model")
     queue: int = setting(64, "texts that may wait for a slot, a model; further ones are refused with 429")
     prefixes: int = setting(8, "ended texts whose memory is kept for others that begin alike; 0: none")
-    deterministic: bool = setting(True, "a request's tokens do not depend on the others, to the last bit")
+    threads: int = setting(0, "threads of a model's computations; 0: as many as torch takes")
+    deterministic: bool = setting(
+        True, "a text does not depend on the others, to the last bit; false: the fastest engine"
+    )
+    weights: str = setting("float32", "int8: of the compiled engine, faster and less exact; not deterministic")
     connections: int = setting(1024, "open connections")
     head_seconds: float = setting(10.0, "time for the head of a request to arrive")
     body_seconds: float = setting(10.0, "time for its body")
@@ -54,6 +58,12 @@ class ServeConfig:
             raise ValueError(f"queue={self.queue} must be from 0 to 100000")
         if self.prefixes < 0:
             raise ValueError(f"prefixes={self.prefixes} must be at least 0")
+        if not 0 <= self.threads <= 1024:
+            raise ValueError(f"threads={self.threads} must be from 0 (as many as torch takes) to 1024")
+        if self.weights not in ("float32", "int8"):
+            raise ValueError(f'weights="{self.weights}" must be float32 or int8')
+        if self.weights != "float32" and self.deterministic:
+            raise ValueError(f"weights={self.weights} are not deterministic: say --fast")
         if not 1 <= self.connections <= 100_000:
             raise ValueError(f"connections={self.connections} must be from 1 to 100000")
         for name in ("head_seconds", "body_seconds", "stall_seconds", "drain_seconds"):

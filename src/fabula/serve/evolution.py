@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from fabula.serve.refusal import Refusal
 # Points of a curve that are told, and bytes of the file that are looked at.
 MOST_POINTS = 600
 _MOST_BYTES = 64 << 20
+# Seconds that an evolution waits for one that was left to end.
+_PATIENCE = 5.0
 
 
 def history(run: Path) -> dict[str, Any]:
@@ -76,12 +79,20 @@ class Evolution:
 
     def __init__(self) -> None:
         self._busy = threading.Lock()
+        self._last: Telling | None = None
 
-    def start(self, run: Path, prompt: str, config: GenerateConfig, device: Device) -> Telling:
-        """Begin in a thread; Refusal (429) while another one runs. Called in the event loop."""
-        if not self._busy.acquire(blocking=False):
-            raise Refusal(429, "another evolution runs; one at a time is told", code="queue_full", retry=5)
-        telling = Telling(asyncio.get_running_loop())
+    def _last_is_left(self) -> bool:
+        return self._last is not None and self._last.left
+
+    async def start(self, run: Path, prompt: str, config: GenerateConfig, device: Device) -> Telling:
+        """Begin in a thread; Refusal (429) while another one runs."""
+        ends = time.monotonic() + _PATIENCE
+        while not self._busy.acquire(blocking=False):
+            # One that nobody listens to any more is about to end.
+            if not self._last_is_left() or time.monotonic() > ends:
+                raise Refusal(429, "another evolution runs; one at a time is told", code="queue_full", retry=5)
+            await asyncio.sleep(0.02)
+        telling = self._last = Telling(asyncio.get_running_loop())
 
         def work() -> None:
             try:
@@ -108,8 +119,10 @@ class Telling:
         self._told: asyncio.Queue[dict[str, Any] | Refusal | None] = asyncio.Queue(maxsize=16)
 
     def leave(self) -> None:
-        """Nobody listens any more."""
+        """Nobody listens any more. Called in the event loop."""
         self._left.set()
+        if self._told.empty():
+            self._told.put_nowait(None)  # for whoever waits for the next one
 
     @property
     def left(self) -> bool:
@@ -133,7 +146,7 @@ class Telling:
 
     async def __anext__(self) -> dict[str, Any] | Refusal:
         data = await self._told.get()
-        if data is None:
+        if data is None or self.left:
             raise StopAsyncIteration
         return data
 

@@ -17,6 +17,7 @@ from fabula.generate.backend import Backend
 from fabula.generate.batch import Request
 from fabula.generate.config import Sampling
 from fabula.generate.decoding import DecoderBackend
+from fabula.generate.runtime import choose_engine
 from fabula.language_model import LanguageModel
 from fabula.model.decoder import Decoder
 from fabula.serve.config import USUAL_TOKENS, ServeConfig
@@ -191,14 +192,18 @@ class Served:
 
 
 def backend(lm: LanguageModel, model: Decoder, config: ServeConfig) -> Backend:
-    """What runs a model's texts."""
-    return DecoderBackend(
-        model,
-        lm.device,
-        capacity=config.slots + config.prefixes,
-        deterministic=config.deterministic,
-        n_ids=lm.tokenizer.vocab_size,
-    )
+    """What runs a model's texts: PyTorch in groups of one size, or what is fastest here.
+
+    InputError or MachineError when 8-bit weights are asked for and cannot be had.
+    """
+    capacity, n_ids = config.slots + config.prefixes, lm.tokenizer.vocab_size
+    if not config.deterministic:
+        wanted = "auto" if config.weights == "float32" else "compiled"
+        compiled, _ = choose_engine(model, lm.device, wanted, config.weights, n_ids=n_ids)
+        if compiled is not None:
+            compiled.capacity = capacity
+            return compiled
+    return DecoderBackend(model, lm.device, capacity=capacity, deterministic=config.deterministic, n_ids=n_ids)
 
 
 def _seed(number: int) -> int:

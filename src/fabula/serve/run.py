@@ -22,6 +22,7 @@ from typing import Any
 
 import uvicorn
 
+from fabula.device import use_threads
 from fabula.errors import InputError, MachineError
 from fabula.language_model import LanguageModel, load
 from fabula.serve import static
@@ -56,6 +57,8 @@ def run(
     """
     check(config, token)
     with contextlib.closing(listen(config)) as bound:
+        if config.threads:
+            use_threads(config.threads)
         found = [load(folder, checkpoint, device, note) for folder in folders]
         server = Server(config, found, folders, token, bound)
         server.when_ready = lambda: ready(server)

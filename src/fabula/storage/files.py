@@ -156,6 +156,24 @@ def open_replacing(path: Path) -> Iterator[BinaryIO]:
         faults.point("file.published")
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """As `open_replacing`, for libraries that write a file by its name: they are given one beside `path`."""
+    with explained(path):
+        make_folders(path.parent)
+        with temporary_name(path) as temporary:
+            faults.point("file.begun")
+            yield temporary
+            with temporary.open("rb+") as file:
+                faults.point("file.written")
+                in_use.disk.sync_file(file)
+            faults.point("file.synced")
+            in_use.disk.rename(temporary, path)
+            faults.point("file.renamed")
+        in_use.disk.sync_folder(path.parent)
+        faults.point("file.published")
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

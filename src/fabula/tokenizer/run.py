@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class TokenizerConfig:
 
     kind: Literal["bpe", "unigram", "char", "byte"] = setting("bpe", "all are over bytes: every text comes back")
     vocab_size: int | Literal["auto"] = setting("auto", "tokens; auto: 2,048 to 8,192 by the size of the corpus")
+    most_tokens: int = setting(0, "auto: that many at most, fewer where the text does not repeat enough; 0: auto says")
     boundary: Boundary = setting("word", "bpe: what merges may not cross; superword: lines, after a stage within words")
     pattern: Pattern = setting("gpt2", "what a word is, for bpe (but boundary none) and unigram")
     word_share: float = setting(0.8, "superword: the share of the merges that is learnt within words")
@@ -44,11 +46,16 @@ class TokenizerConfig:
             raise ValueError(f"vocab_size={self.vocab_size} must be at least {SMALLEST} (bytes and special tokens)")
         if self.vocab_size != "auto" and self.vocab_size > LARGEST:
             raise ValueError(f"vocab_size={self.vocab_size} must be at most {LARGEST:,}")
+        if self.most_tokens and self.vocab_size != "auto":
+            raise ValueError(f"most_tokens={self.most_tokens} bounds vocab_size auto: give one of the two")
+        if self.most_tokens and not SMALLEST <= self.most_tokens <= LARGEST:
+            raise ValueError(f"most_tokens={self.most_tokens} must be 0, or from {SMALLEST} to {LARGEST:,}")
         if not 1 <= self.sample_bytes <= _MOST_SAMPLE:
             raise ValueError(f"sample_bytes={self.sample_bytes} must be at least 1 and at most {_MOST_SAMPLE:,}")
         if not 0 <= self.word_share <= 1:
             raise ValueError(f"word_share={self.word_share} must be between 0 and 1")
-        if self.path and (self.kind, self.vocab_size, self.boundary, self.pattern) != ("bpe", "auto", "word", "gpt2"):
+        plain = ("bpe", "auto", 0, "word", "gpt2")
+        if self.path and (self.kind, self.vocab_size, self.most_tokens, self.boundary, self.pattern) != plain:
             raise ValueError(f"path={self.path!r} is used as it is: leave out kind, vocab_size, boundary and pattern")
         if self.kind == "byte" and self.vocab_size not in ("auto", SMALLEST):
             raise ValueError(f"vocab_size={self.vocab_size}: kind byte has {SMALLEST} tokens; leave it out")
@@ -74,12 +81,29 @@ def auto_vocab_size(corpus_bytes: int) -> tuple[int, str]:
     return size, f"{size:,} tokens for a corpus of {corpus_bytes / 1e6:.1f} MB ({table}, then {_AUTO_LARGEST:,})"
 
 
+def wanted_size(config: TokenizerConfig, corpus_bytes: int) -> tuple[int, str | None]:
+    """The vocabulary that is asked for, and the rule in words where the user did not say."""
+    if config.vocab_size != "auto":
+        return config.vocab_size, None
+    if config.most_tokens:
+        return config.most_tokens, f"{config.most_tokens:,} tokens at most"
+    return auto_vocab_size(corpus_bytes)
+
+
+def bytes_per_token(vocab_size: int) -> float:
+    """What byte-level BPE of that many tokens makes of European text, about: 3.2 bytes (2,048) to 4.0 (8,192).
+
+    See docs/log.md; for plans of text that is not tokenized yet.
+    """
+    return max(1.0, 3.2 + 0.4 * math.log2(vocab_size / 2048))
+
+
 def identity(config: TokenizerConfig) -> Data:
     """What, beside the corpus, decides which tokenizer is made.
 
     Settings that came later count only where they are not at their default: older runs stay up to date.
     """
-    later = {"boundary": "word", "pattern": "gpt2", "word_share": 0.8, "path": ""}
+    later = {"boundary": "word", "pattern": "gpt2", "word_share": 0.8, "path": "", "most_tokens": 0}
     found = {name: value for name, value in to_data(config).items() if later.get(name) != value}
     if config.boundary != "superword":
         found.pop("word_share", None)
@@ -120,7 +144,7 @@ def _made(
         return Tokenizer.load(Path(config.path)), None
     if config.kind == "byte":
         return byte_tokenizer(), None
-    wanted, rule = auto_vocab_size(corpus_bytes) if config.vocab_size == "auto" else (config.vocab_size, None)
+    wanted, rule = wanted_size(config, corpus_bytes)
     exact = config.vocab_size != "auto"
     if config.kind == "char":
         tokenizer = train_characters(sample, wanted, exact)
@@ -160,4 +184,14 @@ def measure(tokenizer: Tokenizer, texts: list[str], most: int = 2_000_000) -> Da
     }
 
 
-__all__ = ["FILE", "TokenizerConfig", "TokenizerResult", "auto_vocab_size", "identity", "measure", "run"]
+__all__ = [
+    "FILE",
+    "TokenizerConfig",
+    "TokenizerResult",
+    "auto_vocab_size",
+    "bytes_per_token",
+    "identity",
+    "measure",
+    "run",
+    "wanted_size",
+]

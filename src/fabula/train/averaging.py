@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fabula.config import Data
+from fabula.distributed.spread import spread_as
 from fabula.train.averages import AverageConfig, NoAverage
 from fabula.train.trainer import Callback, StepRecord, Trainer
 
@@ -93,7 +94,10 @@ class Average(Callback):
     def restore_tensors(self, trainer: Trainer, tensors: dict[str, Tensor]) -> None:
         if not self.held:
             return
-        self._kept = {name: tensors[name].to(parameter.device) for name, parameter in _trained(trainer.model)}
+        self._kept = {
+            name: spread_as(parameter, tensors[name].to(parameter.device))
+            for name, parameter in _trained(trainer.model)
+        }
         if self._swapped:
             self._swap(trainer.model)
 

@@ -2,6 +2,9 @@
 
 Their order in the trainer's list is the order of their work at a step: evaluation before samples before saving, so
 that a checkpoint knows its own quality.
+
+Where several processes train together, those that write (`Metrics`, `Bar`) are the first one's alone. All have the
+others: scores are shared out, and what takes one process only is waited for.
 """
 
 from __future__ import annotations
@@ -16,12 +19,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from fabula import faults, storage
 from fabula.config import Data
 from fabula.data.loader import Loader
 from fabula.data.pairs import PairLoader
 from fabula.device import Device, peak_memory_bytes
+from fabula.distributed.spread import Spread
 from fabula.evaluate.intrinsic import Score, score_rows
 from fabula.generate.config import GenerateConfig
 from fabula.generate.run import stream
@@ -147,10 +152,11 @@ class Settle(Callback):
 
     What was measured before the run may have met a busy moment of the machine. After `share` of the time (a minute at
     most) the steps that fit the time left are counted again, at the median pace so far. `apply` is told the steps and
-    the seconds of one: those of the plan when they are less than `tolerance` apart. Then the number stays.
+    the seconds of one: those of the plan where it would end at most `early` or `late` parts of it before or after its
+    time. Then the number stays.
     """
 
-    share, most, tolerance = 0.15, 60.0, 0.1
+    share, most, early, late = 0.15, 60.0, 0.1, 0.02
 
     def __init__(self, seconds: float, planned: float, apply: Callable[[int, float], None], extra: float = 0.0) -> None:
         # `extra`: what now and then comes on top of the usual step, as a share of its time.
@@ -160,12 +166,12 @@ class Settle(Callback):
         self._settled = False
 
     def on_start(self, trainer: Trainer) -> None:
-        self._began = self._before = time.perf_counter()
+        self._began = self._before = trainer.spread.now()
 
     def on_step(self, trainer: Trainer, record: StepRecord) -> None:
         if self._settled:
             return
-        now = time.perf_counter()
+        now = trainer.spread.now()
         self._paces.append(now - self._before)
         self._before = now
         elapsed = now - self._began
@@ -175,7 +181,7 @@ class Settle(Callback):
         self._settled = True
         pace = statistics.median(self._paces) * (1 + self.extra)
         steps = record.step + max(1, int((self.seconds - elapsed) / pace))
-        if abs(steps / trainer.steps - 1) <= self.tolerance:
+        if -self.late <= steps / trainer.steps - 1 <= self.early:
             steps, pace = trainer.steps, self.planned
         trainer.steps = steps
         self.apply(steps, pace)
@@ -209,7 +215,7 @@ class Evaluate(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         # A run that was stopped at a milestone has its evaluation before it.
-        if trainer.step in self.steps and not self._written(trainer.step):
+        if trainer.step in self.steps and trainer.spread.agreed(not self._written(trainer.step), "evaluating"):
             self.evaluate(trainer)
 
     def on_step(self, trainer: Trainer, record: StepRecord) -> None:
@@ -224,7 +230,7 @@ class Evaluate(Callback):
         """Score the rows and write a line of metrics; Stopped between two batches when a signal came."""
         started = time.perf_counter()
         with self.average.shown(trainer):
-            score = self.score(trainer.model, trainer.device, trainer.micro_rows)
+            score = self._scored(trainer)
         self.judge(trainer, score)
         told: Data = {"weights": self.average.weights} if self.average.config.keeps else {}
         if trainer.step == trainer.steps and self.average.in_use:
@@ -234,6 +240,8 @@ class Evaluate(Callback):
         self.latest.score, self.latest.score_step = score, trainer.step
         if score.bits_per_byte < self.latest.best_bits_per_byte:
             self.latest.best_bits_per_byte, self.latest.best_step = score.bits_per_byte, trainer.step
+        if not trainer.spread.group.leads:
+            return
         storage.append_json_line(
             self.path,
             {
@@ -250,10 +258,13 @@ class Evaluate(Callback):
             },
         )
 
+    def _scored(self, trainer: Trainer) -> Score:
+        return self.score(trainer.readable(), trainer.device, trainer.at_once, trainer.spread)
+
     def _better(self, trainer: Trainer, averaged: Score) -> tuple[Score, Data]:
         """The better score at the end of the run, of the mean or of the last step's weights, which is kept from now on;
         and both for the line of metrics."""
-        raw = self.score(trainer.model, trainer.device, trainer.micro_rows)
+        raw = self._scored(trainer)
         self.average.raw_is_better = not averaged.bits_per_byte < raw.bits_per_byte
         kept = "the last step's weights are" if self.average.raw_is_better else "the averaged weights are"
         self.note(
@@ -263,15 +274,21 @@ class Evaluate(Callback):
         both = {"averaged_bits_per_byte": averaged.bits_per_byte, "raw_bits_per_byte": raw.bits_per_byte}
         return raw if self.average.raw_is_better else averaged, {"weights": self.average.weights, **both}
 
-    def score(self, model: Any, device: Device, size: int) -> Score:
-        """The score of the fixed rows, `size` of them at once."""
+    def score(self, model: Any, device: Device, size: int, spread: Spread | None = None) -> Score:
+        """The score of the fixed rows, `size` of them at once; of several processes each does a part."""
+        spread = spread or Spread()
+        mine, turns = spread.deal(-(-len(self.starts) // size))
 
         def each(rows: int) -> None:
             faults.point("train.evaluating")
-            self.stop.check("evaluating")
+            spread.agree_to_stop(self.stop, "evaluating")
 
-        parts = (self.loader.rows_at(self.starts[i : i + size]) for i in range(0, len(self.starts), size))
-        return score_rows(model, parts, self.byte_lengths, device, each)
+        parts = (self.loader.rows_at(self.starts[i * size : (i + 1) * size]) for i in mine)
+        score = score_rows(model, parts, self.byte_lengths, device, each)
+        for _ in range(turns - len(mine)):
+            spread.agree_to_stop(self.stop, "evaluating")
+        nats, tokens, n_bytes = spread.sum([score.nats, score.tokens, score.bytes], "evaluating")
+        return Score(nats, int(tokens), int(n_bytes), score.documents)
 
 
 class Samples(Callback):
@@ -298,29 +315,32 @@ class Samples(Callback):
         self.newest: list[Data] = []
 
     def on_start(self, trainer: Trainer) -> None:
+        with self.average.shown(trainer):
+            model = trainer.readable()
+            trainer.spread.group.lead(lambda: self._begin(trainer, model), "drawing samples")
+
+    def _begin(self, trainer: Trainer, model: nn.Module) -> None:
         step = trainer.step
         storage.cut_json_lines(self.path, lambda record: record["step"] <= step)
         self.newest = [r for r in storage.last_json_lines(self.path, len(self.prompts)) if r["step"] == step]
         if step in self.steps and len(self.newest) < len(self.prompts):
             # Stopped between two samples: all of them again.
             storage.cut_json_lines(self.path, lambda record: record["step"] < step)
-            self.draw(trainer)
+            self.draw(trainer, model)
 
     def on_step(self, trainer: Trainer, record: StepRecord) -> None:
         if record.step in self.steps:
-            self.draw(trainer)
+            with self.average.shown(trainer):
+                model = trainer.readable()
+                trainer.spread.group.lead(lambda: self.draw(trainer, model), "drawing samples")
 
-    def draw(self, trainer: Trainer) -> None:
+    def draw(self, trainer: Trainer, model: nn.Module) -> None:
         """Continue every prompt; Stopped between two tokens when a signal came."""
-        with self.average.shown(trainer):
-            self._draw(trainer)
-
-    def _draw(self, trainer: Trainer) -> None:
-        assert isinstance(trainer.model, (Decoder, EncoderDecoder))
+        assert isinstance(model, (Decoder, EncoderDecoder))
         self.newest = []
         for prompt in self.prompts:
             pieces = []
-            for piece in stream(trainer.model, self.tokenizer, prompt, self.config, trainer.device):
+            for piece in stream(model, self.tokenizer, prompt, self.config, trainer.device):
                 faults.point("train.sampling")
                 self.stop.check("drawing samples")
                 pieces.append(piece)
@@ -335,7 +355,7 @@ class Samples(Callback):
             }
             if prompt in self.references:
                 line["references"] = self.references[prompt]
-            if isinstance(trainer.model, EncoderDecoder):
+            if isinstance(model, EncoderDecoder):
                 line["kind"] = "translation"
             self.newest.append(line)
             storage.append_json_line(self.path, line)

@@ -57,6 +57,10 @@ class TrainConfig:
     threads: int = setting(
         0, "processor threads; 0: what OMP_NUM_THREADS says, else the fastest count where a run is long, else all cores"
     )
+    parallel: Literal["ddp", "fsdp", "tensor"] = setting(
+        "ddp", "how torchrun's processes share the work: whole models, parts of all weights, parts of the linears"
+    )
+    peer_timeout: float = setting(60.0, "seconds after which a process that is silent or hangs is given up")
 
     def __post_init__(self) -> None:
         parse_budget(self.budget)
@@ -89,5 +93,7 @@ class TrainConfig:
             raise ValueError(f"skip_spikes={self.skip_spikes} must be 0 or at least 1 standard deviation; 6 is usual")
         if self.keep < 2:
             raise ValueError(f"keep={self.keep} must be at least 2: the newest may be the one that is damaged")
+        if not self.peer_timeout >= 1:
+            raise ValueError(f"peer_timeout={self.peer_timeout} must be at least 1 second")
         if self.threads < 0:
             raise ValueError(f"threads={self.threads} must be at least 0 (0 takes every core)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -19,7 +19,11 @@ class Muon(Optimizer):
     and in float32 on a CPU. torch has a Muon as well: one matrix at a time and always in bfloat16, which is 36 times
     slower here; a test holds both equal. The update is scaled by sqrt(max(1, rows / columns)), as in the original. A
     matrix that is spread over processes (DTensor) is gathered first: its parts have other singular vectors.
+
+    `deal` may share out the matrices of a batch: it is given the batch and what is to be done with each part of it.
     """
+
+    deal: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 
     def __init__(
         self,
@@ -32,6 +36,7 @@ class Muon(Optimizer):
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "ns_steps": ns_steps, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, "cautious": cautious})
+        self.deal = lambda matrices, work: work(matrices)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -56,7 +61,8 @@ class Muon(Optimizer):
             mean.lerp_(p.grad, 1 - group["momentum"])
             nesterov = _gathered(p.grad.lerp(mean, group["momentum"]))
             directions.append(nesterov.t() if p.shape[0] > p.shape[1] else nesterov)
-        orthogonal = orthogonalise(torch.stack(directions), group["ns_steps"])
+        steps = group["ns_steps"]
+        orthogonal = self.deal(torch.stack(directions), lambda matrices: orthogonalise(matrices, steps))
         for p, direction in zip(parameters, orthogonal, strict=True):
             update = _spread_as(p, direction.t() if p.shape[0] > p.shape[1] else direction)
             scale = max(1.0, p.shape[0] / p.shape[1]) ** 0.5

@@ -3,7 +3,7 @@ them.
 
 What is measured at the start (the time of a step, of a scored row, of a generated token, of a save) fixes the number
 of steps, the validation set and the milestones. They are stored with the first checkpoint, so a resumed run is the
-same run.
+same run. Of several processes the first one decides, writes and tells; each of the others does the same steps.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from fabula.device import (
     threads_are_given,
     use_threads,
 )
+from fabula.distributed.group import ALONE, Group
+from fabula.distributed.spread import Spread, spread
 from fabula.errors import DamagedError, InputError, PromptError
 from fabula.generate.config import GenerateConfig
 from fabula.generate.run import encode_prompt
@@ -112,20 +114,28 @@ def run(
     progress: Progress,
     stop: StopFlag,
     feed: Feed | None = None,
+    group: Group = ALONE,
 ) -> TrainResult:
-    """Train in a run folder, from its newest checkpoint if there is one. `facts` go into every manifest."""
+    """Train in a run folder, from its newest checkpoint if there is one. `facts` go into every manifest.
+
+    Every process of a group calls it with the same arguments.
+    """
     folder = RunFolder(run_folder)
     shards.check_tokenizer(tokenizer.fingerprint, tokenizer.vocab_size)
     keep_freed_memory()
+    config = replace(config, threads=config.threads or group.threads)
+    over = spread(config.parallel, group)
     made = material(config, model_config, tokenizer, shards, seed, feed)
-    resumed = checkpoints.newest_sound(run_folder, progress.note)
+    over.check(made.rows)
+    resumed = _newest(run_folder, progress, group)
     begun, state, tensors = _begun(resumed)
-    device = place(config, "" if begun is None else begun.dtype)
+    device = _place(config, "" if begun is None else begun.dtype, group)
     progress.note(f"train.precision: {device.dtype_reason}")
-    _require_disk(folder, model_config, config)
+    if group.leads:
+        _require_disk(folder, model_config, config)
     seed_everything(seed)
     model, notes = prepared(config, model_config, device)
-    for sentence in notes:
+    for sentence in (*notes, *_company(over, config, made.rows, device)):
         progress.note(sentence)
     byte_lengths = np.array(tokenizer.byte_lengths(), dtype=np.int64)
     check_prompts(sampling, tokenizer, model_config.context_length)
@@ -136,7 +146,7 @@ def run(
             faults.point("train.measuring")
             stop.check("measuring this machine")
             device, threads_rule = _with_threads(config, model_config, made, device, stop)
-            speed = _speed(config, model_config, made.typical, scored, byte_lengths, device, stop)
+            speed = _speed(config, model_config, made.typical, scored, byte_lengths, device, stop, over)
 
             def planned(speed: Speed, spent: float) -> Plan:
                 made_plan = make_plan(
@@ -151,8 +161,10 @@ def run(
             plan = planned(replace(speed, step=decision.step_seconds or speed.step), decision.seconds)
         rules = {"train.compile": decision.reason, **({"train.threads": threads_rule} if threads_rule else {})}
         plan = replace(plan, compiled=decision.compiled, rules={**plan.rules, **rules})
+        plan = Plan(**group.share(asdict(plan), "planning"))
         seed_everything(seed)
     else:
+        checkpoints.restore_weights(model, resumed)
         plan = begun
         if plan.threads and not config.threads and not threads_are_given():
             device = replace(device, threads=use_threads(min(plan.threads, cores())))
@@ -169,6 +181,9 @@ def run(
     for sentence in (*made.notes, *reading, *config.optimizer.notes(model_config.d_model)):
         progress.note(sentence)
 
+    model = over.wrap(model)
+    if group.rank and over.own_generators():
+        seed_everything(seed + group.rank)  # each drops out its own
     latest, watch = Latest(), Watch()
     peak, devices = hardware.peak(device), count_devices()
     flops = 3 * model_config.flops_per_token(max(1, round(made.row_tokens)))
@@ -213,17 +228,16 @@ def run(
     save = Save(marks, folder, tokenizer, config, save_facts, latest, progress, stored, average)
     rate = getattr(config.optimizer, "lr", 0.0)
     mirrors = Trackers(config.trackers, config.tracking, folder, rate, progress.note)
-    callbacks: list[Callback] = [
-        average,
-        Holding(folder.root),
-        Metrics(folder.metrics, config.log_every, factor, plan.steps, using, marks if config.patience else ()),
-        Guard(folder.unapplied, config.unapplied, made.loader, progress),
-        evaluate,
-        samples,
-        watch,
-        save,
-        mirrors,
-    ]
+    callbacks: list[Callback] = [evaluate, samples, watch, save]
+    if group.leads:
+        callbacks = [
+            Holding(folder.root),
+            Metrics(folder.metrics, config.log_every, factor, plan.steps, using, marks if config.patience else ()),
+            Guard(folder.unapplied, config.unapplied, made.loader, progress),
+            *callbacks,
+            mirrors,
+        ]
+    callbacks.insert(0, average)
     made.loader.pinned = device.name == "cuda"
     example = made.typical.rows(0, plan.micro_rows)
     objective = _objective(plan.compiled, shards.pairs, model, example, device, progress)
@@ -261,9 +275,10 @@ def run(
             callbacks=[*callbacks, Bar(task, latest, factor)],
             skip_spikes=config.skip_spikes,
             note=progress.note,
+            spread=over,
         )
         if resumed is not None:
-            _resume(trainer, model, resumed, state, tensors, latest)
+            _resume(trainer, resumed, state, tensors, latest)
             progress.note(f"resumed from {resumed.path.name} of {plan.steps:,} steps")
         with contextlib.closing(mirrors):
             trainer.fit()
@@ -409,9 +424,41 @@ def check_prompts(sampling: GenerateConfig, tokenizer: Tokenizer, context: int) 
             )
 
 
+def _newest(run_folder: Path, progress: Progress, group: Group) -> checkpoints.Checkpoint | None:
+    """The checkpoint to go on from: the newest that is sound, as the first process finds it."""
+    group.busy("looking for checkpoints")
+    found = checkpoints.newest_sound(run_folder, progress.note) if group.leads else None
+    step = group.share(None if found is None else found.step, "looking for checkpoints")
+    return found if group.leads or step is None else checkpoints.find(run_folder, f"step-{step}")
+
+
+def _place(config: TrainConfig, dtype: str, group: Group) -> Device:
+    """Where this process computes, in the format that the first one found to be the fastest."""
+    found = place(config, dtype) if group.leads else None
+    told = group.share(None if found is None else [found.dtype, found.dtype_reason], "choosing the number format")
+    if found is None:
+        found = replace(place(config, told[0]), dtype=told[0], dtype_reason=told[1])
+    return found
+
+
+def _company(over: Spread, config: TrainConfig, rows: int, device: Device) -> list[str]:
+    """Who trains together, and how."""
+    group = over.group
+    if group.world == 1:
+        return []
+    shared = group.threads and config.threads == group.threads
+    threads = "cores shared out" if shared else "as OMP_NUM_THREADS or train.threads says"
+    told = [f"{group.world} processes, train.parallel = {config.parallel}; {device.threads} threads each ({threads})"]
+    if over.largest(rows) * group.world > rows > over.largest(rows):
+        told.append(
+            f"{rows:,} rows a step are not shared out evenly to {group.world} processes: up to {over.largest(rows):,} "
+            "each, and some wait; the result is the same"
+        )
+    return told
+
+
 def _resume(
     trainer: Trainer,
-    model: AnyModel,
     checkpoint: checkpoints.Checkpoint,
     state: Data,
     tensors: dict[str, Any],
@@ -419,7 +466,6 @@ def _resume(
 ) -> None:
     if state.get("steps") != trainer.steps:
         raise DamagedError(f"{checkpoint.path}: planned for {state.get('steps')} steps, the run has {trainer.steps}")
-    checkpoints.restore_weights(model, checkpoint)
     with _readable(checkpoint):
         trainer.restore(state, tensors)
         latest.restore(state["latest"])
@@ -497,12 +543,14 @@ def _speed(
     lengths: Lengths,
     device: Device,
     stop: StopFlag,
+    over: Spread | None = None,
 ) -> Speed:
     budget = parse_budget(config.budget)
     seconds = 0.03 * budget.amount if budget.unit == "seconds" else 0.0
     rows = batch.tokens.shape[0]
     micro_rows = min(rows, config.micro_rows or rows)
-    return measure(config, model_config, batch, scored, lengths, micro_rows, device, seconds, stop)
+    over = (over or Spread()).fresh()
+    return measure(config, model_config, batch, scored, lengths, micro_rows, device, seconds, stop, over)
 
 
 def settled(plan: Plan, steps: int, step_seconds: float, config: TrainConfig) -> Plan:

@@ -18,6 +18,7 @@ from fabula import storage
 from fabula.data.batch import Batch
 from fabula.data.pairs import PairBatch
 from fabula.device import Device, peak_memory_bytes, synchronize
+from fabula.distributed.spread import Spread
 from fabula.evaluate.intrinsic import score_rows
 from fabula.generate.config import GenerateConfig, Sampling
 from fabula.generate.engine import Engine
@@ -83,27 +84,32 @@ def measure(
     device: Device,
     seconds: float,
     stop: StopFlag,
+    spread: Spread | None = None,
 ) -> Speed:
     """Time steps on one batch of a run for about `seconds` (at least three steps), and the other parts once."""
     keep_freed_memory()
     limit = min(max(seconds, _SECONDS[0]), _SECONDS[1])
-    stepper = Stepper(config, model_config, batch, micro_rows, device, stop)
+    spread = spread or Spread()
+    stepper = Stepper(config, model_config, batch, micro_rows, device, stop, spread)
     trainer, model = stepper.trainer, stepper.model
     times: list[float] = []
     started = time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - started < limit:
+    while spread.agreed(len(times) < 3 or time.perf_counter() - started < limit, "measuring this machine"):
         times.append(stepper.seconds())
     begin = time.perf_counter()
     # As many at once as steps compute: all of them need not fit.
-    at_once = trainer.micro_rows
+    model = spread.whole(model)
+    at_once = trainer.at_once
     parts = [scored.rows(i, i + at_once) for i in range(0, scored.tokens.shape[0], at_once)]
     score_rows(model, parts, byte_lengths, device)
-    evaluation_row = (time.perf_counter() - begin) / scored.tokens.shape[0]
+    # Of several processes each scores a part.
+    evaluation_row = (time.perf_counter() - begin) / scored.tokens.shape[0] / spread.group.world
     n_sampled = min(16, model_config.context_length - 1)
     paces = [time.perf_counter()]
     for _ in _sampled(model, device, n_sampled):
         paces.append(time.perf_counter())
     sampled_token = statistics.median(after - before for before, after in pairwise(paces))
+    spread.forget()
     # The first step also pays for allocations; the median of the others is what the run will see.
     return Speed(
         step=statistics.median(times[1:]) * (1 + config.optimizer.extra_work),
@@ -126,8 +132,10 @@ class Stepper:
         micro_rows: int,
         device: Device,
         stop: StopFlag,
+        spread: Spread | None = None,
     ) -> None:
-        self.model = model = prepared(config, model_config, device)[0]
+        spread = spread or Spread()
+        self.model = model = spread.wrap(prepared(config, model_config, device)[0])
         self.batch, self.device, self.stop = batch, device, stop
         self.trainer = Trainer(
             model=model,
@@ -142,11 +150,12 @@ class Stepper:
             device=device,
             stop=stop,
             callbacks=[with_room(config.average, model)],
+            spread=spread,
         )
 
     def seconds(self) -> float:
         """Take a step; how long it took. Stopped when a signal came."""
-        self.stop.check("measuring this machine")
+        self.trainer.spread.check_stop(self.stop, "measuring this machine")
         begin = time.perf_counter()
         self.trainer.take_step(self.batch)
         synchronize(self.device)

@@ -1,5 +1,8 @@
 """The loop: accumulate, clip, step, tell the callbacks. It knows objectives and callbacks, no model class and no file.
 
+Where several processes train together, a `Spread` says which rows are this one's, adds up what all have computed and
+brings them to the same decisions; alone it does nothing.
+
 The number of steps is fixed before the first one; the schedule's horizon is that number. All sums are divided once, by
 the number of predictions of the whole step, so that accumulation changes nothing but memory.
 
@@ -28,6 +31,7 @@ from fabula.config import Data
 from fabula.data.batch import Batch
 from fabula.data.pairs import PairBatch
 from fabula.device import Device, free_memory_bytes, generators, is_out_of_memory, release_memory, set_generators
+from fabula.distributed.spread import Spread, spread_as, whole
 from fabula.errors import DamagedError, MachineError, Stopped
 from fabula.progress import StopFlag
 from fabula.train.objective import Objective
@@ -55,6 +59,13 @@ class Estimating(Protocol):
     def wants_estimate(self) -> bool: ...
 
     def estimate(self, count: int) -> None: ...
+
+
+@runtime_checkable
+class Dealing(Protocol):
+    """An optimizer whose work several processes may share out (see `Muon`)."""
+
+    deal: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +145,10 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         skip_spikes: float = 0.0,
         note: Callable[[str], None] | None = None,
+        spread: Spread | None = None,
     ) -> None:
+        self.spread = spread or Spread()
+        self.spread.check(batch_rows)
         self.model, self.objective, self.optimizers, self.schedule = model, objective, list(optimizers), schedule
         self.source, self.steps, self.batch_rows, self.micro_rows = source, steps, batch_rows, micro_rows
         self.clip, self.device, self.stop, self.callbacks = clip, device, stop, list(callbacks)
@@ -144,6 +158,9 @@ class Trainer:
         self.tokens = 0
         self.seconds = 0.0
         self.unapplied_in_row = 0
+        for optimizer in self.optimizers:
+            if isinstance(optimizer, Dealing):
+                optimizer.deal = self.spread.work_through
         self._peaks = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         check_masters((n, p) for n, p in model.named_parameters() if p.requires_grad)
@@ -154,33 +171,55 @@ class Trainer:
         """Rows consumed since the start of the run."""
         return self.step * self.batch_rows
 
+    @property
+    def at_once(self) -> int:
+        """Rows that this process computes at once, at most."""
+        return min(self.micro_rows, self.spread.largest(self.batch_rows))
+
+    def readable(self) -> nn.Module:
+        """The model as whoever scores, samples or saves it wants it: whole. Every process must ask."""
+        return self.spread.whole(self.model)
+
     def fit(self) -> None:
         """Train from the current step to the last one; Stopped when a signal came, after the callbacks were told."""
+        group = self.spread.group
+        self.spread.meet("beginning")
         try:
             for callback in self.callbacks:
+                group.busy(type(callback).__name__.lower())
                 callback.on_start(self)
             faults.point("train.started")
-            batches = self.source.stream(self.position, self.batch_rows, lambda: self.stop.check("training"))
+            batches = self.source.stream(self.position, self.batch_rows, self._waiting)
             # Closed whatever happens: an error that somebody keeps would keep the thread that reads ahead.
             with contextlib.closing(batches):
                 while self.step < self.steps:
-                    self.stop.check("training")
+                    self.spread.check_stop(self.stop, "training")
+                    self.spread.forget()
+                    group.at(self.step + 1)
                     faults.point("train.waiting")
                     record = self.take_step(next(batches))
                     faults.point("train.step")
                     self._tell(record)
             faults.point("train.finished")
-            self.stop.check("training")
+            self.spread.check_stop(self.stop, "training")
         except Stopped:
             for callback in self.callbacks:
+                group.busy(type(callback).__name__.lower())
                 callback.on_stop(self)
             raise
         for callback in self.callbacks:
+            group.busy(type(callback).__name__.lower())
             callback.on_end(self)
+
+    def _waiting(self) -> None:
+        """While there is no batch: one process alone may stop here, of several none may before the others."""
+        if self.spread.group.world == 1:
+            self.stop.check("training")
 
     def _tell(self, record: StepRecord) -> None:
         """Let the callbacks do their work after a step."""
         for callback in self.callbacks:
+            self.spread.group.busy(type(callback).__name__.lower())
             try:
                 callback.on_step(self, record)
             except Exception as error:
@@ -192,6 +231,7 @@ class Trainer:
     def take_step(self, batch: Batch | PairBatch) -> StepRecord:
         """One optimizer step on one batch."""
         started = time.perf_counter()
+        self.spread.begin(self.step + 1)
         multiplier = self.schedule.multiplier(self.step, self.steps)
         for optimizer, peaks in zip(self.optimizers, self._peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -233,38 +273,50 @@ class Trainer:
         """
         before = generators(self.device)
         while True:
+            told, total = "", 0.0
             try:
                 total = self._accumulate(batch, count, chances)
-                self.scale.down(self._parameters)
-                return total
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
+                if self.spread.in_step:
+                    raise self._too_little(
+                        f"step {self.step + 1}: out of memory with {self.at_once} rows at once, where no process can "
+                        "take its step again alone (a smaller --train.micro_rows needs less)",
+                        error,
+                    ) from error
                 told = _first_line(error)
+            found = self.spread.gather(total, bool(told), self._parameters, self.stop)
+            if not found.out_of_memory:
+                self.scale.down(self._parameters)
+                return found.nats
             # Outside of the handler, whose traceback would keep the tensors of the failed attempt alive.
             for parameter in self._parameters:
                 parameter.grad = None
             release_memory(self.device)
             set_generators(self.device, before)
-            self._fewer_rows(told)
+            self._fewer_rows(told or "in another process")
 
     def _accumulate(self, batch: Batch | PairBatch, count: int, chances: Tensor | None) -> float:
         total = 0.0
-        for start in range(0, self.batch_rows, self.micro_rows):
-            part = batch.rows(start, min(start + self.micro_rows, self.batch_rows))
-            if part.n_targets == 0:
+        if not count:
+            return total
+        for cut in self.spread.cuts(self.batch_rows, self.at_once):
+            part = batch.rows(cut.start, cut.stop)
+            if part.n_targets == 0 and not self.spread.in_step:
                 # Nothing is predicted in these rows: they add nothing, and no mean over nothing.
                 continue
+            self.spread.before_backward(self.model, cut.last)
             with self.device.autocast():
                 if chances is None:
                     loss = self.objective(self.model, part.to(self.device))
                 else:
                     length = part.targets.shape[1]
-                    own = chances[start : start + self.micro_rows, :length].to(self.device.torch)
+                    own = chances[cut.start : cut.stop, :length].to(self.device.torch)
                     loss = self.objective.drawn(self.model, part.to(self.device), own)
             minimised = loss.total if loss.extra is None else loss.total + loss.extra
-            self.scale.up(minimised / count).backward()
-            total += loss.total.item()
+            (self.scale.up(minimised / count) if cut.counted else 0 * minimised).backward()
+            total += loss.total.item() if cut.counted else 0.0
         return total
 
     def _estimate(self, batch: Batch | PairBatch, count: int) -> None:
@@ -320,14 +372,15 @@ class Trainer:
     def _fewer_rows(self, told: str) -> None:
         """Halve the rows computed at once; MachineError with the numbers when there is but one."""
         free = free_memory_bytes(self.device)
-        if self.micro_rows == 1:
+        if self.at_once == 1:
             size = sum(p.numel() * p.element_size() for p in self._parameters)
             raise MachineError(
                 f"step {self.step + 1}: out of memory with a single row at once ({told}). "
                 f"{free / 1e9:.2f} GB are free; weights and gradients alone take {2 * size / 1e9:.2f} GB. Use "
                 "--train.recompute true, a smaller --model.context_length or a smaller model; what is saved is whole"
             )
-        before, self.micro_rows = self.micro_rows, max(1, self.micro_rows // 2)
+        before = self.at_once
+        self.micro_rows = max(1, before // 2)
         self.note(
             f"step {self.step + 1}: out of memory with {before} rows at once ({free / 1e9:.2f} GB free); going on with "
             f"{self.micro_rows}: the batch of {self.batch_rows} rows, its samples and the schedule stay as they were"
@@ -346,9 +399,9 @@ class Trainer:
             told = f"a gradient is beyond float16 with the loss scaled by {self.scale.value:,.0f}, which is halved"
             return Unapplied(told, self.position, self.batch_rows, 0, {}, 0, 0)
         self.unapplied_in_row += 1
-        norms = {name: float(p.grad.norm()) for name, p in self.model.named_parameters() if p.grad is not None}
+        norms = {n: float(whole(p.grad).norm()) for n, p in self.model.named_parameters() if p.grad is not None}
         bad = {name: value for name, value in norms.items() if not math.isfinite(value)}
-        weights = sum(not bool(p.isfinite().all()) for p in self._parameters)
+        weights = sum(not bool(whole(p.detach()).isfinite().all()) for p in self._parameters)
         which = "the loss" if not math.isfinite(loss) else "the norm of the gradient"
         return Unapplied(
             f"{which} is not finite (loss {loss:.4g}, norm {norm:.4g})",
@@ -361,18 +414,33 @@ class Trainer:
         )
 
     def state(self) -> tuple[Data, dict[str, Tensor]]:
-        """All that a resumed run needs besides the weights: counters and generators, and the optimizers' tensors."""
+        """All that a resumed run needs besides the weights: counters and generators, and the optimizers' tensors.
+
+        Every process must ask; the first one's answer is whole.
+        """
         names = {id(p): n for n, p in self.model.named_parameters()}
         tensors: dict[str, Tensor] = {"rng.torch": torch.get_rng_state()}
         if self.device.name == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
+        group = self.spread.group
+        if self.spread.own_generators():
+            for kind in ("rng.torch", "rng.cuda"):
+                for rank, drawn in enumerate(group.gather_tensor(tensors[kind], "saving") if kind in tensors else []):
+                    tensors[f"{kind}.{rank}" if rank else kind] = drawn
+
+        def keep(name: str, value: Tensor) -> None:
+            """Those of a spread model are gathered one by one, and are whole in the first process alone."""
+            entire = whole(value)
+            if group.leads:
+                tensors[name] = entire.cpu() if self.spread.in_step else entire
+
         for index, optimizer in enumerate(self.optimizers):
             for parameter, state in optimizer.state.items():
                 for key, value in state.items():
-                    tensors[f"{index}.{names[id(parameter)]}.{key}"] = torch.as_tensor(value)
+                    keep(f"{index}.{names[id(parameter)]}.{key}", torch.as_tensor(value))
         for callback in self.callbacks:
-            owner = f"{_OF_A_CALLBACK}{type(callback).__name__}."
-            tensors.update({owner + name: value for name, value in callback.tensors().items()})
+            for name, value in callback.tensors().items():
+                keep(f"{_OF_A_CALLBACK}{type(callback).__name__}.{name}", value)
         kind, keys, place, has_gauss, gauss = np.random.get_state()
         version, internal, following = random.getstate()
         data: Data = {
@@ -391,6 +459,7 @@ class Trainer:
                 "numpy": [kind, [int(k) for k in keys], place, has_gauss, gauss],
             },
             "threads": self.device.threads,
+            "processes": group.world,
         }
         return data, tensors
 
@@ -415,15 +484,21 @@ class Trainer:
                 raise DamagedError(f"the optimizer's state names {name}, which this model does not have")
             parameter = names[name]
             scalar = value.ndim == 0 and id(parameter) not in fused
-            held = value if scalar else value.to(parameter.device)
+            held = value if scalar else spread_as(parameter, value.to(parameter.device))
             self.optimizers[int(index)].state[parameter][field] = held
         for callback in self.callbacks:
             owner = f"{_OF_A_CALLBACK}{type(callback).__name__}."
             own = {key.removeprefix(owner): value for key, value in tensors.items() if key.startswith(owner)}
             callback.restore_tensors(self, own)
-        torch.set_rng_state(tensors["rng.torch"])
-        if "rng.cuda" in tensors and self.device.name == "cuda":
-            torch.cuda.set_rng_state(tensors["rng.cuda"])
+        # Of as many processes as before each goes on with its own generator, of others only the first does.
+        rank = self.spread.group.rank if self.spread.own_generators() else 0
+        ours = f".{rank}" if rank else ""
+        if not rank or (data.get("processes") == self.spread.group.world and f"rng.torch{ours}" in tensors):
+            torch.set_rng_state(tensors[f"rng.torch{ours}"])
+            if f"rng.cuda{ours}" in tensors and self.device.name == "cuda":
+                torch.cuda.set_rng_state(tensors[f"rng.cuda{ours}"])
+        else:
+            torch.manual_seed(self.step * self.spread.group.world + rank)
         version, internal, following = data["rng"]["python"]
         random.setstate((version, tuple(internal), following))
         kind, keys, place, has_gauss, gauss = data["rng"]["numpy"]
@@ -442,8 +517,22 @@ def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> float:
     gradients: list[Any] = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return 0.0
+    spread = [g for g in gradients if hasattr(g, "device_mesh")]
+    if spread:
+        return _clip_spread(spread, [g for g in gradients if not hasattr(g, "device_mesh")], most)
     norm = torch.nn.utils.get_total_norm(gradients)
     found = float(norm)
     if most > 0 and math.isfinite(found):
         torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    return found
+
+
+def _clip_spread(spread: list[Any], others: list[Tensor], most: float) -> float:
+    """The same where some gradients are spread over processes; torch takes no mixture of both."""
+    norms = [torch.nn.utils.get_total_norm(part) for part in (spread, others) if part]
+    found = float(torch.linalg.vector_norm(torch.stack([whole(norm) for norm in norms])))
+    if most > 0 and math.isfinite(found):
+        factor = min(1.0, most / (found + 1e-6))  # as torch's
+        for gradient in (*spread, *others):
+            gradient.mul_(factor)
     return found

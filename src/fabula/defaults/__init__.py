@@ -1,0 +1,1 @@
+"""The one dial: what a text, a budget and this machine decide, so that nobody has to."""
