@@ -42,7 +42,8 @@ PAYLOADS = (
     "</script><script>owned()</script>", "</textarea><script>owned()</script>", "</title><img src=x onerror=owned()>",
     "--><script>owned()</script><!--", "]]><script>owned()</script>", "'\"><img src=x onerror=owned()>",
     "\"onmouseover=owned() x=\"", "javascript:owned()//", "data:text/html,<script>owned()</script>",
-    "&lt;script&gt;owned()&lt;/script&gt;", "&#60;img src=x onerror=owned()&#62;", "{{constructor.constructor('owned()')()}}",
+    "&lt;script&gt;owned()&lt;/script&gt;", "&#60;img src=x onerror=owned()&#62;",
+    "{{constructor.constructor('owned()')()}}",
     "${owned()}", "\u202e<img src=x onerror=owned()>\u2066",
 )  # fmt: skip
 
@@ -97,7 +98,9 @@ def opened(browser: Any) -> Iterator[Opening]:
     """Opens a page of a server and watches it."""
     contexts, wrong = [], []
 
-    def open_(server: served.Asking, name: str, size: tuple[int, int] = DESK, scheme: str = "light", **more: Any) -> Any:
+    def open_(
+        server: served.Asking, name: str, size: tuple[int, int] = DESK, scheme: str = "light", **more: Any
+    ) -> Any:
         viewport = {"width": size[0], "height": size[1]}
         context = browser.new_context(viewport=viewport, color_scheme=scheme, reduced_motion="reduce", **more)
         contexts.append(context)
@@ -205,7 +208,9 @@ def test_a_branch_goes_on_from_ids(opened: Opening, asking: served.Asking) -> No
     page = opened(asking, "playground")
     write(page, "ñandú €", 8)
     asked: list[Any] = []
-    page.on("request", lambda request: request.url.endswith("/fabula/generate") and asked.append(request.post_data_json))
+    page.on(
+        "request", lambda request: request.url.endswith("/fabula/generate") and asked.append(request.post_data_json)
+    )
     tokens(page).nth(2).click()
     page.locator("#alternatives li button").first.click()
     page.locator(".tree li li button[aria-current]").wait_for()
@@ -335,7 +340,9 @@ def test_a_conversation(opened: Opening, asking: served.Asking) -> None:
     page.get_by_text(re.compile(r"^12 tokens, \d+ a second")).wait_for()
     messages = [{"role": "user", "content": "¿Quién eres?"}]
     settings = {"max_tokens": 12, "seed": 3, "temperature": 0.7}
-    said = asking.post("/v1/chat/completions", {"messages": messages, **settings}).data["choices"][0]["message"]["content"]
+    said = asking.post("/v1/chat/completions", {"messages": messages, **settings}).data["choices"][0]["message"][
+        "content"
+    ]
     assert page.locator(".assistant .text").text_content() == said
     page.locator("#said").fill("una línea")
     page.keyboard.press("Shift+Enter")
@@ -357,7 +364,9 @@ def test_a_conversation(opened: Opening, asking: served.Asking) -> None:
     asking.quiet()
 
 
-def test_a_conversation_that_no_longer_fits_loses_its_oldest_turn_when_asked(opened: Opening, run: served.Asking) -> None:
+def test_a_conversation_that_no_longer_fits_loses_its_oldest_turn_when_asked(
+    opened: Opening, run: served.Asking
+) -> None:
     page = opened(run, "chat")
     page.locator("#chat-max_tokens").fill("2")
     told = page.locator("#chat .problem")
@@ -482,7 +491,9 @@ def test_a_page_on_a_phone_in_light_and_dark(opened: Opening, run: served.Asking
         if name == "evolution":
             page.locator(".curve svg").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
-        assert all(box["x"] + box["width"] <= PHONE[0] for box in (a.bounding_box() for a in page.locator("nav a").all()))
+        assert all(
+            box["x"] + box["width"] <= PHONE[0] for box in (a.bounding_box() for a in page.locator("nav a").all())
+        )
         papers.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert papers[0] != papers[1]
 
@@ -506,7 +517,8 @@ def test_every_control_has_a_name(opened: Opening, run: served.Asking, name: str
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll("button, input, textarea, select, a")]
         .filter((one) => one.checkVisibility() && one.getAttribute("aria-hidden") !== "true")
-        .filter((one) => !(one.ariaLabel || one.textContent.trim() || [...(one.labels ?? [])].some((l) => l.textContent.trim())))
+        .filter((one) => !one.ariaLabel && !one.textContent.trim())
+        .filter((one) => ![...(one.labels ?? [])].some((label) => label.textContent.trim()))
         .map((one) => one.outerHTML)"""
     )
     assert unnamed == []
@@ -562,7 +574,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[served.Asking]
                     parameter.normal_(0, 0.05)
                 elif name == "head_bias":
                     parameter[[found[0] for found in ids]] = 14.0
-        checkpoint.save(checkpoint.RunFolder(folder).checkpoints, step, model, tokenizer, {}, {}, {"bits_per_byte": 3.0 / step})
+        checkpoint.save(
+            checkpoint.RunFolder(folder).checkpoints, step, model, tokenizer, {}, {}, {"bits_per_byte": 3.0 / step}
+        )
     with served.serving(fabula.load(folder), folder=str(folder)) as made:
         yield made
 
@@ -570,12 +584,15 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[served.Asking]
 @pytest.mark.row("S15", cases=len(PAYLOADS))
 def test_what_a_model_writes_stays_text(opened: Opening, hostile: served.Asking, cases: int) -> None:
     page = opened(hostile, "playground")
-    active = "script, img, svg, iframe, a, style, link, object, embed, form, base, meta, math, video, audio, details, input"
+    active = (
+        "script, img, svg, iframe, a, style, link, object, embed, form, base, meta, math, video, audio, details, input"
+    )
 
-    def text_only(place: str, most: int = 0) -> str:
+    def text_only(place: str) -> str:
         found = page.locator(place)
         assert found.locator(active).count() == 0
-        handlers = "(all) => all.flatMap((one) => [one, ...one.querySelectorAll('*')]).filter((one) => [...one.attributes].some((a) => a.name.startsWith('on'))).length"
+        handlers = """(all) => all.flatMap((one) => [one, ...one.querySelectorAll("*")])
+            .filter((one) => [...one.attributes].some(({ name }) => name.startsWith("on"))).length"""
         assert found.evaluate_all(handlers) == 0
         return "".join(found.all_text_contents())
 
@@ -627,8 +644,8 @@ def test_the_sources_are_small_and_make_no_markup_of_text() -> None:
     assert not re.search(r"\son\w+=|style=|<style|<script>|<script(?![^>]*src=)", page)
     for path in files:
         text = path.read_text(encoding="utf-8")
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), path
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
+            path
+        )
         addresses = set(re.findall(r"https?://[^\s'\")]+", text))
         assert addresses <= {"http://www.w3.org/2000/svg"}, path
-
-

@@ -44,31 +44,36 @@ function row(token, chosen, most, act) {
   const bar = el("span", { class: "share", "aria-hidden": "true" });
   // Against the likeliest one, so that the shape of the choice is seen.
   bar.style.inlineSize = `${Math.max(0.5, 100 * Math.exp(token.logprob - most))}%`;
-  const name = `${quoted(token)}, ${percent(probability)}${chosen ? ", the one in the text: write on from it anew" : ""}`;
   return el(
     "li",
     {},
     el(
       "button",
-      { type: "button", class: chosen ? "chosen" : null, "aria-label": name, onclick: act },
+      { type: "button", class: chosen ? "chosen" : null, onclick: act },
       bar,
       el("span", { class: "token" }, visible(token)),
-      el("span", { class: "number" }, percent(probability)),
+      el("span", { class: "number" }, chosen ? el("span", { class: "unseen" }, "in the text, ") : null, percent(probability)),
     ),
   );
 }
 
-// Under the token, or above it where there is more room; on a phone the style sheet puts it at the bottom.
+// Under the token, above it or beside it, wherever it is whole and the token is seen; on a phone the style sheet puts it
+// at the bottom.
 function beside(place, anchor) {
   place.style.left = place.style.top = "";
   if (NARROW.matches) return;
-  const token = anchor.getClientRects()[0];
+  // The space before a word may have stayed on the line above.
+  const token = (anchor.querySelector(".ink") ?? anchor).getClientRects()[0];
   const box = place.getBoundingClientRect();
   const gap = 8;
-  const left = Math.max(gap, Math.min(token.left, innerWidth - box.width - gap));
   const below = token.bottom + gap;
-  const fits = below + box.height + gap <= innerHeight || token.top < innerHeight / 2;
-  const top = fits ? below : token.top - gap - box.height;
-  place.style.left = `${left}px`;
+  const above = token.top - gap - box.height;
+  const right = token.right + gap;
+  let [left, top] = [token.left, below];
+  if (below + box.height + gap > innerHeight && above >= gap) top = above;
+  else if (below + box.height + gap > innerHeight) {
+    left = right + box.width + gap <= innerWidth ? right : token.left - gap - box.width;
+  }
+  place.style.left = `${Math.max(gap, Math.min(left, innerWidth - box.width - gap))}px`;
   place.style.top = `${Math.max(gap, Math.min(top, innerHeight - box.height - gap))}px`;
 }

@@ -64,14 +64,14 @@ export function chat(page, card) {
           text.append(choice.delta.content);
           follow();
         }
-        if (choice?.finish_reason === "length") made.note = "cut off: as many tokens as were asked for, or the context is full";
+        if (choice?.finish_reason === "length") made.note = "cut off at its limit";
         if (chunk.usage) {
           const speed = Math.round(chunk.usage.completion_tokens / ((performance.now() - began) / 1000));
           const size = `${chunk.usage.completion_tokens} tokens, ${speed} a second`;
           made.note = made.note ? `${size}; ${made.note}` : size;
         }
       }
-      made.note ||= "nothing";
+      if (made.content === "") made.note = `it said nothing (${made.note})`;
     } catch (error) {
       failed = error;
       if (error.name === "AbortError") made.note = "stopped";

@@ -34,6 +34,7 @@ export function ranked(token) {
 }
 
 const SIGNS = { " ": "·", "\n": "↵", "\t": "→", "\r": "␍" };
+const SPOKEN = { "·": "space", "↵": "new line", "→": "tab", "␍": "carriage return" };
 // Controls, formats (also those that turn the direction of text), separators, what is not assigned, and half pairs.
 const HIDDEN = /[\p{C}\p{Z}]/u;
 
@@ -73,7 +74,18 @@ export function visible(token) {
   if (token.control) return [el("span", { class: "sign" }, token.text)];
   if (!isText(token)) return [el("span", { class: "sign bytes" }, hex(token.bytes).join(" "))];
   if (token.text === "") return [el("span", { class: "sign" }, "∅")];
-  return signs(token.text).map(([seen, sign]) => el("span", { class: sign ? "sign" : null }, seen));
+  return signs(token.text).map(([seen, sign]) => {
+    const words = sign ? spoken(seen) : seen;
+    return el("span", { class: sign ? "sign" : null, role: words === seen ? null : "img", "aria-label": words === seen ? null : words }, seen);
+  });
+}
+
+const spoken = (sign) => (sign[0] in SPOKEN ? [...sign].map((one) => SPOKEN[one]).join(" ") : sign);
+
+// A token as it is read aloud.
+export function said(token) {
+  if (token.control || !isText(token)) return quoted(token);
+  return signs(token.text).map(([seen, sign]) => (sign ? spoken(seen) : seen)).join(" ");
 }
 
 // The same as words.

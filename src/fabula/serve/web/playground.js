@@ -4,7 +4,7 @@ import { open } from "./alternatives.js";
 import { ask, stream, tell } from "./api.js";
 import { copy, el, memory, paused } from "./dom.js";
 import { Drafts } from "./drafts.js";
-import { legend, percent, quoted, ranked, running, Running, shade, whole } from "./piece.js";
+import { legend, percent, quoted, ranked, running, Running, said, shade, whole } from "./piece.js";
 import { Rove } from "./rove.js";
 import { form, settings } from "./settings.js";
 
@@ -58,8 +58,8 @@ export function playground(page, card) {
     draft.beyond = 0;
     try {
       const ids = [...draft.promptIds, ...drafts.path(draft).map((token) => token.id)];
-      const said = { model: card().id, prompt: ids.length ? ids : "", alternatives: ALTERNATIVES, ...settings.request() };
-      for await (const event of stream("fabula/generate", said, run.signal)) {
+      const asked = { model: card().id, prompt: ids.length ? ids : "", alternatives: ALTERNATIVES, ...settings.request() };
+      for await (const event of stream("fabula/generate", asked, run.signal)) {
         if (event.kind === "tokens") {
           text += event.text;
           draft.tokens.push(...event.tokens);
@@ -149,6 +149,7 @@ export function playground(page, card) {
     for (const token of tokens) {
       const text = shown.next(token);
       const made = el("span", { class: shade(Math.exp(token.logprob)), "data-at": at++, tabindex: "-1", role: "button", "aria-haspopup": "dialog" });
+      if (text.trim() === "") made.setAttribute("aria-label", said(token));
       made.append(...running(token, text));
       sheet.append(made);
     }

@@ -70,8 +70,11 @@ export class Rove {
 // The nearest item of the next line: lines are what the browser made of them.
 function lineAway(items, index, direction) {
   const middle = (box) => (box.left + box.right) / 2;
-  // A token that goes around the end of a line has several boxes; its first one counts.
-  const boxOf = (element) => element.getClientRects()[0] ?? element.getBoundingClientRect();
+  // A token that goes around the end of a line has several boxes: that of its word counts, not that of the space before.
+  const boxOf = (element) => {
+    const word = element.querySelector(".ink") ?? element;
+    return word.getClientRects()[0] ?? word.getBoundingClientRect();
+  };
   const here = boxOf(items[index]);
   let best = null;
   let line = null;
