@@ -32,13 +32,15 @@ WEB = Path(__file__).parents[2] / "src" / "fabula" / "serve" / "web"
 PAYLOADS = (
     "<script>owned()</script>", "<SCRIPT SRC=//evil.invalid/x.js></SCRIPT>", "<img src=x onerror=owned()>",
     "<img/src/onerror=owned()>", "<svg onload=owned()>", "<svg><script>owned()</script></svg>", "<body onload=owned()>",
-    "<iframe src=javascript:owned()>", "<iframe srcdoc='<script>parent.owned()</script>'>", "<a href=javascript:owned()>x</a>",
+    "<iframe src=javascript:owned()>", "<iframe srcdoc='<script>parent.owned()</script>'>",
+    "<a href=javascript:owned()>x</a>",
     "<details open ontoggle=owned()>", "<video><source onerror=owned()></video>", "<audio src=x onerror=owned()>",
     "<input autofocus onfocus=owned()>", "<select autofocus onfocus=owned()>", "<marquee onstart=owned()>",
     "<object data=javascript:owned()>", "<embed src=javascript:owned()>", "<form action=javascript:owned()><button>x",
     "<math href=javascript:owned()>x</math>", "<link rel=stylesheet href=//evil.invalid/x.css>",
     "<meta http-equiv=refresh content='0;url=javascript:owned()'>", "<base href=//evil.invalid/>",
-    "<style>@import'//evil.invalid/x.css'</style>", "<style onload=owned()></style>", "<template><script>owned()</script>",
+    "<style>@import'//evil.invalid/x.css'</style>", "<style onload=owned()></style>",
+    "<template><script>owned()</script>",
     "</script><script>owned()</script>", "</textarea><script>owned()</script>", "</title><img src=x onerror=owned()>",
     "--><script>owned()</script><!--", "]]><script>owned()</script>", "'\"><img src=x onerror=owned()>",
     "\"onmouseover=owned() x=\"", "javascript:owned()//", "data:text/html,<script>owned()</script>",
@@ -175,6 +177,11 @@ def test_tokens_are_moved_over_and_left_for_others_with_the_keyboard(opened: Ope
     others = page.locator("#alternatives li button")
     others.first.wait_for()
     assert others.count() in (10, 11)  # the one that was drawn need not be among the likeliest
+    word, list_ = (page.locator(at).bounding_box() for at in (".sheet .asked", "#alternatives"))
+    assert not all(
+        word[start] < list_[start] + list_[size] and list_[start] < word[start] + word[size]
+        for start, size in (("x", "width"), ("y", "height"))
+    )
     page.keyboard.press("Escape")
     page.locator("#alternatives").wait_for(state="hidden")
     assert page.evaluate("document.activeElement.dataset.at") == "3"
