@@ -95,6 +95,8 @@ def serve(
             rows.append(("model", f"{card['id']}: {made}"))
         limits = data["limits"]
         rows.append(("limits", f"{limits['slots']} texts at a time, {limits['queue']} wait, then 429"))
+        most = console.n_bytes(limits["memory_bytes"])
+        rows.append(("memory", f"at most {most} beside the weights, when every text fills its context (--slots)"))
         rows.append(("stop", "Ctrl-C; once more, without waiting for what runs"))
         console.out(console.table(rows))
 

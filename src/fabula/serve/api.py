@@ -39,6 +39,8 @@ M = TypeVar("M", bound=BaseModel)
 
 # Bodies and texts up to here are read in the event loop: a thread would cost more.
 _SMALL = 4096
+# Bytes of an answer that are handed over at once.
+_PART = 1 << 16
 _STREAM = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -147,6 +149,12 @@ class Api:
         """Do something that takes more than an instant outside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
+    async def _whole(self, form: Form, made: Sequence[Written], read_tokens: int, written: int) -> Answer:
+        """The answer of finished texts."""
+        if written * (1 + (form.top or 0)) <= _SMALL:
+            return answer(form.whole(made, read_tokens, written))
+        return await self._apart(lambda: answer(form.whole(made, read_tokens, written)))
+
     async def _ids(self, served: Served, given: str | list[int]) -> list[int]:
         if len(given) <= _SMALL:
             return served.prompt(given)
@@ -186,7 +194,7 @@ class Api:
             if best > n:
                 mine = sorted(mine, key=Written.likelihood, reverse=True)[:n]
             chosen += [Written(echo + made.text, made.tokens, made.finish) for made in mine]
-        return answer(form.whole(chosen, read_tokens, texts.written))
+        return await self._whole(form, chosen, read_tokens, texts.written)
 
     async def chat(self, asked: Asked) -> Answer | AsyncGenerator[bytes, None]:
         said = await self.read(asked, schema.ChatRequest)
@@ -210,7 +218,7 @@ class Api:
         if said.stream:
             await texts.begun()
             return _chunks(form, texts, len(ids), [""] * len(requests))
-        return answer(form.whole(await texts.whole(), len(ids), texts.written))
+        return await self._whole(form, await texts.whole(), len(ids), texts.written)
 
     async def _apart_if(self, wanted: schema.ResponseFormat | None, served: Served) -> Any:
         """What the text must be, if anything."""
@@ -235,7 +243,8 @@ class Api:
             data.append({"object": "embedding", "index": index, "embedding": told})
         self.metrics.count("fabula_tokens_total", read_tokens, model=served.name, kind="read")
         used = {"prompt_tokens": read_tokens, "total_tokens": read_tokens}
-        return answer({"object": "list", "model": served.name, "data": data, "usage": used})
+        made = {"object": "list", "model": served.name, "data": data, "usage": used}
+        return await self._apart(lambda: answer(made))
 
     # ---- tokens ----------------------------------------------------------------------------------------------
 
@@ -389,7 +398,11 @@ async def _evolved(tale: evolution.Telling, receive: Receive) -> AsyncGenerator[
 async def _send(send: Send, made: Answer, *more: tuple[bytes, bytes]) -> None:
     headers = [(b"content-type", made.kind.encode()), (b"content-length", str(len(made.body)).encode()), *more]
     await send({"type": "http.response.start", "status": made.status, "headers": headers})
-    await send({"type": "http.response.body", "body": made.body})
+    # In parts, so that a reader that is behind is waited for, and not for ever.
+    for start in range(0, len(made.body) - _PART, _PART):
+        await send({"type": "http.response.body", "body": made.body[start : start + _PART], "more_body": True})
+    last = (max(0, len(made.body) - 1)) // _PART * _PART
+    await send({"type": "http.response.body", "body": made.body[last:]})
 
 
 async def _send_stream(send: Send, parts: AsyncGenerator[bytes, None]) -> None:

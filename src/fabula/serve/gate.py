@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import sys
+import ipaddress
 import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -63,10 +63,14 @@ class Gate:
         token: str | None,
         open_paths: frozenset[str],
         routes: Callable[[str], str],
+        note: Callable[[str], None],
     ) -> None:
+        self._note = note
         self._app, self._config, self._metrics, self._open, self._route = app, config, metrics, open_paths, routes
         self._token = None if token is None else token.encode("utf-8")
         self._hosts = config.names()
+        # Where it listens on every address it has, it may be called by any: names are what lies.
+        self._everywhere = config.host in ("0.0.0.0", "::")
         self.stopping = False
         self.active = 0
 
@@ -101,8 +105,8 @@ class Gate:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            print(f"fabula: {scope['method']} {scope['path']!a} failed: {error!r}", file=sys.stderr)
-            traceback.print_exception(error, limit=-4, file=sys.stderr)
+            where = "".join(traceback.format_exception(error, limit=-4))
+            self._note(f"{scope['method']} {scope['path']!a} failed, a fault of the server\n{where}")
             if not started:
                 await self._refuse(Refusal(500, f"a fault of the server ({type(error).__name__})"), told)
             else:
@@ -122,7 +126,7 @@ class Gate:
             raise Refusal(431, f"the headers are larger than {MOST_HEADERS:,} bytes", close=True)
         found = _Headers(headers)
         self._check_host(found)
-        self._check_origin(found)
+        self._check_origin(found, path)
         if path not in self._open:
             self._check_token(found)
         if self.stopping and path != "/health":
@@ -134,12 +138,14 @@ class Gate:
 
     def _check_host(self, headers: _Headers) -> None:
         host = headers.one("host")
-        if host is None or _name(host) not in self._hosts:
+        if host is None or not (_name(host) in self._hosts or (self._everywhere and _is_address(_name(host)))):
             raise Refusal(
                 403, "the host of this request is not one of this server's names (--allow-host adds one)", code="host"
             )
 
-    def _check_origin(self, headers: _Headers) -> None:
+    def _check_origin(self, headers: _Headers, path: str) -> None:
+        # A link to one of our pages may be followed from anywhere.
+        page = path in self._open and path != "/health" and headers.one("sec-fetch-mode") == "navigate"
         origin, host = headers.one("origin"), headers.one("host") or ""
         if origin is not None:
             try:
@@ -148,7 +154,7 @@ class Gate:
                 place = urlsplit("")
             if place.scheme not in ("http", "https") or place.netloc.lower() != host.lower():
                 raise Refusal(403, "pages of other origins may not call this server", code="origin")
-        elif headers.one("sec-fetch-site") in ("cross-site", "same-site"):
+        elif headers.one("sec-fetch-site") in ("cross-site", "same-site") and not page:
             raise Refusal(403, "pages of other origins may not call this server", code="origin")
 
     def _check_token(self, headers: _Headers) -> None:
@@ -208,6 +214,14 @@ class _Headers:
         if len(values) > 1:
             raise Refusal(400, f"the header {name} stands {len(values)} times")
         return values[0].decode("latin-1") if values else None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _name(host: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,15 @@ _SEEDS = 1 << 62
 class Served:
     """A model, its engine and its template."""
 
-    def __init__(self, name: str, lm: LanguageModel, config: ServeConfig, metrics: Metrics, folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        lm: LanguageModel,
+        config: ServeConfig,
+        metrics: Metrics,
+        folder: Path,
+        note: Callable[[str], None] = lambda message: None,
+    ) -> None:
         if not isinstance(lm.model, Decoder):
             raise InputError(
                 f"{folder}: an encoder-decoder; only decoder-only models are served so far (fabula generate translates)"
@@ -52,6 +60,7 @@ class Served:
             slots=config.slots,
             queue=config.queue,
             prefixes=config.prefixes,
+            note=note,
         )
         self._template: ChatTemplate | None = None
 

@@ -25,6 +25,7 @@ import uvicorn
 from fabula.device import use_threads
 from fabula.errors import InputError, MachineError
 from fabula.language_model import LanguageModel, load
+from fabula.model.config import ModelConfig
 from fabula.serve import static
 from fabula.serve.api import Api
 from fabula.serve.config import ServeConfig
@@ -60,7 +61,7 @@ def run(
         if config.threads:
             use_threads(config.threads)
         found = [load(folder, checkpoint, device, note) for folder in folders]
-        server = Server(config, found, folders, token, bound)
+        server = Server(config, found, folders, token, bound, note)
         server.when_ready = lambda: ready(server)
         server.serve_here()
 
@@ -106,18 +107,19 @@ class Server(uvicorn.Server):
         folders: Sequence[Path],
         token: str | None,
         bound: socket.socket,
+        note: Callable[[str], None] = lambda message: None,
     ) -> None:
         check(config, token)
         self.settings, self.metrics, self._bound = config, Metrics(), bound
         self.table = Table(
             [
-                Served(name, lm, config, self.metrics, folder)
+                Served(name, lm, config, self.metrics, folder, note)
                 for name, lm, folder in zip(names(folders), models, folders, strict=True)
             ]
         )
         self.api = Api(self.table, config, self.metrics, static.table())
         open_paths = frozenset({"/health", *self.api.files})
-        self.gate = Gate(self.api, config, self.metrics, token, open_paths, self.api.known)
+        self.gate = Gate(self.api, config, self.metrics, token, open_paths, self.api.known, note)
         self.api.stopping = lambda: self.gate.stopping
         self.api.connections = lambda: len(self.server_state.connections)
         self.when_ready: Callable[[], None] = lambda: None
@@ -194,6 +196,11 @@ class Server(uvicorn.Server):
             served.engine.end(Refusal(503, "the server stops", code="server_stops"))
 
 
+def most_memory(model: ModelConfig, config: ServeConfig) -> int:
+    """Bytes that keys and values take when every text fills the context."""
+    return (config.slots + config.prefixes) * model.cache_bytes()
+
+
 @contextlib.contextmanager
 def background(
     config: ServeConfig, models: Sequence[LanguageModel], folders: Sequence[Path], token: str | None = None
@@ -235,5 +242,6 @@ def describe(server: Server) -> dict[str, Any]:
             "slots": config.slots,
             "queue": config.queue,
             "connections": config.connections,
+            "memory_bytes": sum(most_memory(served.model.config, config) for served in server.table),
         },
     }

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -173,7 +173,9 @@ class Engine:
         slots: int,
         queue: int,
         prefixes: int,
+        note: Callable[[str], None],
     ) -> None:
+        self._note = note
         self.name, self.backend, self.tokenizer, self.metrics = name, backend, tokenizer, metrics
         self.slots, self.most = min(slots, backend.capacity), min(slots, backend.capacity) + queue
         self._new_batch: Callable[[], Batch] = lambda: Batch(backend, most=slots, prefixes=prefixes)
@@ -314,7 +316,8 @@ class Engine:
             self._batch.step()
         except Exception as error:
             # A fault of ours: the texts that it met end, the next ones find a new batch.
-            print(f"fabula: the engine of {self.name} failed: {error!r}", file=sys.stderr)
+            where = "".join(traceback.format_exception(error, limit=-4))
+            self._note(f"the engine of {self.name} failed, a fault of the server\n{where}")
             for writer in self._active:
                 writer.fail(error)
             self._renew()
@@ -349,7 +352,7 @@ class Engine:
         try:
             self._batch.close()
         except Exception as error:
-            print(f"fabula: the engine of {self.name} could not be tidied up: {error!r}", file=sys.stderr)
+            self._note(f"the engine of {self.name} could not be tidied up ({error!r})")
         self._batch = self._new_batch()
 
     def _give_up(self, why: Exception) -> None:
