@@ -208,6 +208,7 @@ def test_tokens_are_moved_over_and_left_for_others_with_the_keyboard(opened: Ope
     assert "fork" in tokens(page).nth(3).get_attribute("class")
     page.get_by_role("button", name="Forget all").click()
     assert page.locator("#playground .empty").is_visible()
+    assert page.get_by_role("button", name="Go on").is_hidden()
     assert page.evaluate("document.activeElement.id") == "prompt"
 
 
@@ -282,6 +283,7 @@ def test_a_prompt_that_does_not_fit_is_told_with_both_numbers(opened: Opening, r
     told = page.locator("#playground .problem")
     told.wait_for()
     assert re.search(r"The prompt has \d+ tokens, the model's context holds 32", told.inner_text())
+    assert page.locator("#playground .paper").is_hidden()  # nothing came of it
     page.wrong[:] = [line for line in page.wrong if "400 (Bad Request)" not in line]
 
 

@@ -8,7 +8,6 @@ export class Drafts {
   forget() {
     this.roots = [];
     this.current = null;
-    this.count = 0;
   }
 
   // A new text of a beginning.
@@ -25,10 +24,17 @@ export class Drafts {
   }
 
   #add(draft) {
-    const made = { ...draft, name: ++this.count, finish: null, beyond: 0, children: [] };
+    const made = { ...draft, finish: null, beyond: 0, children: [] };
     (draft.parent?.children ?? this.roots).push(made);
     this.current = made;
     return made;
+  }
+
+  // Takes a text back of which nothing was written, and returns to another one.
+  drop(draft, to) {
+    const among = draft.parent?.children ?? this.roots;
+    if (among.includes(draft)) among.splice(among.indexOf(draft), 1);
+    if (this.current === draft) this.current = to;
   }
 
   // The tokens of a text after its beginning, those that it shares included.

@@ -40,9 +40,14 @@ export function playground(page, card) {
     const run = start();
     try {
       const promptIds = text === "" ? [] : (await ask("tokenize", { model: card().id, text }, run.signal)).tokens;
+      const before = drafts.current;
       const draft = drafts.begin(text, promptIds);
       show();
       await goOn(draft, run);
+      if (draft.tokens.length) return;
+      drafts.drop(draft, before);
+      show();
+      end(run);
     } catch (error) {
       tell(problem, error, ["Try again", write]);
       end(run);
@@ -71,7 +76,7 @@ export function playground(page, card) {
       if (draft.finish === "stop") draft.beyond = surplus(draft.tokens.slice(before), text);
     } catch (error) {
       draft.finish ??= "stopped";
-      tell(problem, error, ["Try again", () => goOn(draft)]);
+      tell(problem, error, ["Try again", draft.tokens.length ? () => goOn(draft) : write]);
     }
     draft.seconds = (performance.now() - began) / 1000;
     draft.written = draft.tokens.length - before;
@@ -106,7 +111,7 @@ export function playground(page, card) {
     writing = null;
     find(".stop").hidden = true;
     sheet.setAttribute("aria-busy", "false");
-    find(".more").hidden = !drafts.current || ["end", "context"].includes(drafts.current.finish);
+    find(".more").hidden = !drafts.current?.tokens.length || ["end", "context"].includes(drafts.current.finish);
     rest();
   }
 
@@ -127,9 +132,12 @@ export function playground(page, card) {
     const draft = drafts.current;
     find(".paper").hidden = !draft;
     find(".empty").hidden = Boolean(draft);
-    find(".drafts").hidden = drafts.count < 2;
+    find(".drafts").hidden = drafts.roots.length < 2 && !drafts.roots[0]?.children.length;
     tree();
-    if (!draft) return;
+    if (!draft) {
+      find(".more").hidden = true;
+      return;
+    }
     const held = document.activeElement?.closest(".sheet [data-at]")?.dataset.at;
     shown = new Running();
     sheet.replaceChildren(draft.prompt ? el("span", { class: "prompt" }, draft.prompt) : "");
