@@ -194,7 +194,7 @@ async def hold(client: Client, streams: int, seconds: float) -> tuple[int, int, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--streams", type=int, default=32)
+    parser.add_argument("--streams", type=int, default=32, help="0: leave it out")
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--overload", type=float, default=20.0, help="seconds; 0: leave it out")
     parser.add_argument("--hold", type=int, default=200, help="streams; 0: leave it out")
@@ -207,15 +207,19 @@ def main() -> None:
     if given.served:
         served(given.served, **json.loads(given.settings))
         return
-    settings = {"slots": given.streams, "queue": 64, "deterministic": not given.fast, "threads": given.threads}
-    with server("9m", **settings) as (process, host, port, alone):
-        one, many = asyncio.run(throughput(Client(host, port), given.streams, given.tokens))
-        print(f"without HTTP     1 stream {alone['one']:8.1f} tokens/s   {given.streams} streams {alone['many']:8.1f}")
-        print(
-            f"over HTTP        1 stream {one:8.1f} tokens/s   {given.streams} streams {many:8.1f} ({many / one:.1f} x)"
-        )
-        print(f"HTTP adds        {1000 * (1 / one - 1 / alone['one']):.2f} ms to a token of one stream")
-        print(f"memory           {process.memory_info().rss / 1e6:.0f} MB")
+    if given.streams:
+        settings = {"slots": given.streams, "queue": 64, "deterministic": not given.fast, "threads": given.threads}
+        with server("9m", **settings) as (process, host, port, alone):
+            one, many = asyncio.run(throughput(Client(host, port), given.streams, given.tokens))
+            print(
+                f"without HTTP     1 stream {alone['one']:8.1f} tokens/s   {given.streams} streams {alone['many']:8.1f}"
+            )
+            print(
+                f"over HTTP        1 stream {one:8.1f} tokens/s   {given.streams} streams {many:8.1f} "
+                f"({many / one:.1f} x)"
+            )
+            print(f"HTTP adds        {1000 * (1 / one - 1 / alone['one']):.2f} ms to a token of one stream")
+            print(f"memory           {process.memory_info().rss / 1e6:.0f} MB")
     if given.overload:
         with server("toy", slots=4, queue=8) as (process, host, port, _):
             asyncio.run(overload(Client(host, port), 12, 2.0))

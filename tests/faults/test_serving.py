@@ -37,7 +37,7 @@ LONG = {"prompt": "El", "max_tokens": 2000, "logit_bias": {"0": -100}, "seed": 1
 @pytest.fixture(scope="module")
 def small(toy: LanguageModel) -> Iterator[Asking]:
     """A server with room for four texts, and with little patience."""
-    with serving.serving(toy, slots=2, queue=2, head_seconds=0.5, body_seconds=0.5, stall_seconds=1.0) as made:
+    with serving.serving(toy, slots=2, queue=2, head_seconds=1.0, body_seconds=1.0, stall_seconds=1.0) as made:
         yield made
 
 
@@ -163,11 +163,11 @@ def test_clients_that_send_too_much_or_too_slowly(small: Asking, cases: int) -> 
     sent += [(head("POST", WRITE, port, **JSON, Content_Length=str(len(mega))) + mega, None, (413,))] * 5
     sent += [(head("POST", WRITE, port, **JSON, Content_Length=str(1 << 40)), None, (413,))] * 3
     sent += [(chunked + chunk * 20 + b"0\r\n\r\n", None, (413,))] * 4
-    sent += [(chunked + chunk, _drip(chunk, 2), (413, 408))] * 2
+    sent += [(chunked + chunk, _drip(chunk, 3), (413, 408))] * 2
     sent += [(head("GET", "/health", port, **{f"X-{i}": long for i in range(200)}), None, (431,))] * 4
     sent += [(head("GET", "/health", port, X="y" * 200_000), None, (431,))] * 3
-    sent += [(b"GET /health HTTP/1.1\r\nX: ", _drip(b"y", 2), (408,))] * 2
-    sent += [(head("POST", WRITE, port, **JSON, Content_Length="100") + b"{", _drip(b" ", 2), (408,))] * 2
+    sent += [(b"GET /health HTTP/1.1\r\nX: ", _drip(b"y", 3), (408,))] * 2
+    sent += [(head("POST", WRITE, port, **JSON, Content_Length="100") + b"{", _drip(b" ", 3), (408,))] * 2
     sent += [(head("POST", WRITE, port, **JSON, Content_Length="100"), None, (408,))] * 2
     sent += [(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 10, None, (400,))] * 2
     sent += [(b"GET /health\r\n\r\n", None, (400,))]
@@ -533,9 +533,9 @@ def test_a_server_that_is_asked_to_stop_lets_what_runs_finish(
     toy: LanguageModel, endless: dict[str, Any], cases: int
 ) -> None:
     for number in range(cases):
-        data = {**endless, "max_tokens": 300 if number % 2 else 2000}
+        data = {**endless, "max_tokens": 1200 if number % 2 else 2000}
         with (
-            serving.serving(toy, drain_seconds=30.0 if number % 2 else 0.3) as asking,
+            serving.serving(toy, drain_seconds=30.0 if number % 2 else 0.6) as asking,
             asking.stream(WRITE, data) as (
                 _,
                 events,
