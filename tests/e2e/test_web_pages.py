@@ -341,7 +341,7 @@ def test_a_server_that_wants_a_token_is_given_one(opened: Opening, talker: Any) 
 
 def test_a_conversation(opened: Opening, asking: served.Asking) -> None:
     page = opened(asking, "chat")
-    assert page.locator("#chat .empty").is_visible()
+    page.locator("#chat .empty").wait_for()
     page.locator("#chat-max_tokens").fill("12")
     page.locator("#chat-seed").fill("3")
     page.locator("#said").fill("¿Quién eres?")
@@ -439,7 +439,7 @@ def test_a_model_without_a_run_has_no_evolution(opened: Opening, asking: served.
 def test_any_text_is_cut_and_what_cannot_be_seen_is_shown(opened: Opening, asking: served.Asking) -> None:
     text = "El  búho\n\t€\u200b\u202e👩‍🌾\x07 e\u0301"
     page = opened(asking, "tokens")
-    assert page.locator("#tokens .empty").is_visible()
+    page.locator("#tokens .empty").wait_for()
     page.locator("#text").fill(text)
     pieces = asking.post("/tokenize", {"text": text}).data["pieces"]
     chips = page.locator(".chip")
