@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -117,8 +118,8 @@ class Client:
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port, self.end = host, port, 0
 
-    async def once(self, data: dict[str, Any]) -> tuple[int, float, list[float]]:
-        """Status, seconds to the first byte, and the moment of each chunk."""
+    async def once(self, data: dict[str, Any], ends: float = math.inf) -> tuple[int, float, list[float]]:
+        """Status, seconds to the first byte, and the moment of each chunk; it leaves when the clock says `ends`."""
         start = time.perf_counter()
         reader, writer = await asyncio.open_connection(self.host, self.port)
         body = json.dumps(data).encode()
@@ -132,6 +133,8 @@ class Client:
         async for line in reader:
             if line.startswith(b'data: {"id"'):
                 moments.append(time.perf_counter())
+            if time.monotonic() > ends:
+                break
         writer.close()
         return status, first, moments
 
@@ -142,14 +145,20 @@ def chunk_speed(found: Sequence[tuple[int, float, list[float]]], tokens: int) ->
     return len(found) * (tokens - 1) / (end - begin)
 
 
-async def throughput(client: Client, streams: int, tokens: int) -> tuple[float, float]:
-    async def some(count: int) -> float:
+async def throughput(
+    client: Client, process: psutil.Process, streams: int, tokens: int
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Tokens a second of one stream and of many, and the seconds of the server's processor that a token took."""
+
+    async def some(count: int) -> tuple[float, float]:
+        before = sum(process.cpu_times()[:2])
         found = await asyncio.gather(*(client.once(asked(tokens, seed, client.end)) for seed in range(count)))
         assert all(status == 200 for status, _, _ in found)
-        return chunk_speed(found, tokens)
+        took = sum(process.cpu_times()[:2]) - before
+        return chunk_speed(found, tokens), took / (count * tokens)
 
     await some(1)
-    return statistics.median([await some(1) for _ in range(3)]), await some(streams)
+    return sorted([await some(1) for _ in range(3)])[1], await some(streams)
 
 
 async def overload(client: Client, at_once: int, seconds: float) -> tuple[list[float], int, int]:
@@ -181,7 +190,7 @@ async def hold(client: Client, streams: int, seconds: float) -> tuple[int, int, 
         nonlocal silent
         written = 0
         while time.monotonic() < ends:
-            status, _, moments = await client.once(asked(2000, seed, client.end))
+            status, _, moments = await client.once(asked(2000, seed, client.end), ends)
             assert status == 200, status
             written += len(moments)
             gaps = [b - a for a, b in itertools.pairwise(moments)]
@@ -210,7 +219,9 @@ def main() -> None:
     if given.streams:
         settings = {"slots": given.streams, "queue": 64, "deterministic": not given.fast, "threads": given.threads}
         with server("9m", **settings) as (process, host, port, alone):
-            one, many = asyncio.run(throughput(Client(host, port), given.streams, given.tokens))
+            (one, cpu), (many, cpu_many) = asyncio.run(
+                throughput(Client(host, port), process, given.streams, given.tokens)
+            )
             print(
                 f"without HTTP     1 stream {alone['one']:8.1f} tokens/s   {given.streams} streams {alone['many']:8.1f}"
             )
@@ -219,9 +230,13 @@ def main() -> None:
                 f"({many / one:.1f} x)"
             )
             print(f"HTTP adds        {1000 * (1 / one - 1 / alone['one']):.2f} ms to a token of one stream")
+            print(
+                f"processor        {1000 * cpu:.2f} ms a token of one stream, {1000 * cpu_many:.2f} of "
+                f"{given.streams} ({cpu / cpu_many:.1f} x)"
+            )
             print(f"memory           {process.memory_info().rss / 1e6:.0f} MB")
     if given.overload:
-        with server("toy", slots=4, queue=8) as (process, host, port, _):
+        with server("toy", slots=4, queue=8, threads=given.threads) as (process, host, port, _):
             asyncio.run(overload(Client(host, port), 12, 2.0))
             before = process.memory_info().rss
             refusals, whole, broken = asyncio.run(overload(Client(host, port), 120, given.overload))
@@ -232,10 +247,10 @@ def main() -> None:
                 f"memory {before / 1e6:.0f} -> {after / 1e6:.0f} MB"
             )
     if given.hold:
-        with server("toy", slots=given.hold, queue=0) as (process, host, port, _):
+        with server("toy", slots=given.hold, queue=0, threads=given.threads) as (process, host, port, _):
             going, tokens, silent = asyncio.run(hold(Client(host, port), given.hold, given.seconds))
             print(
-                f"held             {going} of {given.hold} streams for {given.seconds:.0f} s, {tokens:,} tokens, the "
+                f"held             {going} of {given.hold} streams for {given.seconds:.0f} s, {tokens:,} chunks, the "
                 f"longest silence {silent:.2f} s, memory {process.memory_info().rss / 1e6:.0f} MB"
             )
 

@@ -436,8 +436,8 @@ def test_the_surface_is_what_it_was() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         _ = fabula.nope
     assert list(_VERBS) == [
-        *["run", "plan", "train", "resume", "evaluate", "generate", "export", "import", "report", "compare"],
-        *["corpus", "tokenizer", "data", "model", "verify", "doctor"],
+        *["run", "plan", "train", "resume", "evaluate", "generate", "export", "import", "serve"],
+        *["report", "compare", "corpus", "tokenizer", "data", "model", "verify", "doctor"],
     ]
     app = build_app()
     subs = {v: {n for n in app[v] if not n.startswith("-")} for v in ("corpus", "tokenizer", "data", "model")}

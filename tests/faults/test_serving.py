@@ -440,7 +440,7 @@ def test_bytes_that_are_no_characters(asking: Asking, says: Callable[[list[int]]
         assert heard == tokenizer.decode(ids)
 
 
-@pytest.mark.row("S9", cases=40, nightly=500)
+@pytest.mark.row("S9", cases=24, nightly=500)
 def test_stops_over_several_tokens(asking: Asking, says: Callable[[list[int]], None], cases: int) -> None:
     drawn, tokenizer = random.Random(6), next(iter(asking.server.table)).tokenizer
     for _ in range(cases):
