@@ -436,7 +436,7 @@ def test_the_surface_is_what_it_was() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         _ = fabula.nope
     assert list(_VERBS) == [
-        *["run", "plan", "train", "resume", "evaluate", "generate", "export", "import", "serve"],
+        *["run", "plan", "train", "resume", "evaluate", "generate", "chat", "export", "import", "serve"],
         *["report", "compare", "corpus", "tokenizer", "data", "model", "verify", "doctor"],
     ]
     app = build_app()

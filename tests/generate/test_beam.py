@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +15,9 @@ from fabula.device import Device
 from fabula.errors import DivergedError, PromptError
 from fabula.generate.beam import Hypothesis, beam_search, score_of
 from fabula.generate.config import GenerateConfig, Sampling
+from fabula.generate.decoding import DecoderBackend
 from fabula.generate.engine import Engine, Token
-from fabula.generate.steps import TextSteps
+from fabula.generate.steps import BackendSteps, TextSteps
 from fabula.generate.translate import Translator
 from fabula.model.encdec import EncoderDecoder
 from tests.contracts.test_encdec import VARIANTS, build, config
@@ -288,3 +291,94 @@ def test_a_model_that_has_diverged_says_so() -> None:
             Translator(model, END, CPU).search(SOURCES, beams, 5)
     with pytest.raises(DivergedError):
         greedy(model, SOURCES[0], 5)
+
+
+# ---- groups ------------------------------------------------------------------------------------------------
+
+
+def grouped(steps: object, start: list[list[int]], beams: int, most: int, groups: int, diversity: float) -> Any:
+    return beam_search(
+        steps,  # type: ignore[arg-type]
+        torch.tensor(start),
+        beams=beams,
+        end=END,
+        max_new_tokens=most,
+        groups=groups,
+        diversity=diversity,
+    )
+
+
+def a_decoder() -> tuple[Any, Callable[[], TextSteps]]:
+    made = build_decoder(decoder_config(tied=False), 3)
+    return made, lambda: TextSteps(made, CPU)
+
+
+def test_one_group_is_the_plain_search() -> None:
+    _, steps = a_decoder()
+    for diversity in (0.0, 5.0):
+        assert grouped(steps(), [[5, 6]], 4, 6, 1, diversity) == search(steps(), [[5, 6]], 4, 6)
+
+
+def test_groups_that_do_not_mind_each_other_find_the_same() -> None:
+    _, steps = a_decoder()
+    small = search(steps(), [[5, 6]], 2, 6)[0]
+    found = grouped(steps(), [[5, 6]], 6, 6, 3, 0.0)[0]
+    assert found[0] == small[0]
+    assert len({h.ids for h in found}) == len(found) <= 4, "what several groups found counts once"
+
+
+def test_a_group_shuns_what_another_has_just_chosen() -> None:
+    """By hand: 0.6 for id 1 and 0.4 for id 2, which is preferred once 1 is taken and loses more than ln 1.5."""
+    for diversity, begins in ((0.3, {1}), (0.5, {1, 2})):
+        found = grouped(Chain(GARDEN), [[0]], 2, 1, 2, diversity)[0]
+        assert {h.ids[0] for h in found} == begins
+    # Scores are the model's own: the penalty has only steered.
+    assert [h.score for h in found] == pytest.approx([math.log(0.6), math.log(0.4)], abs=1e-6)
+    _, steps = a_decoder()
+    apart = grouped(steps(), [[5, 6]], 4, 1, 4, 100.0)[0]
+    assert len({h.ids[0] for h in apart}) == 4
+    greedy = search(steps(), [[5, 6]], 1, 6)[0][0]
+    assert grouped(steps(), [[5, 6]], 4, 6, 2, 3.0)[0][0].score >= greedy.score - 1e-5, "held by the first group"
+
+
+def test_groups_side_by_side_and_without_a_cache() -> None:
+    made, steps = a_decoder()
+    starts = [[5, 6], [7, 1], [2, 2]]
+    together = grouped(steps(), starts, 4, 6, 2, 0.7)
+    for start, found in zip(starts, together, strict=True):
+        alone = grouped(steps(), [start], 4, 6, 2, 0.7)[0]
+        uncached = grouped(TextSteps(made, CPU, cached=False), [start], 4, 6, 2, 0.7)[0]
+        assert [h.ids for h in found] == [h.ids for h in alone] == [h.ids for h in uncached]
+    with pytest.raises(ValueError, match="groups of one size"):
+        grouped(steps(), starts, 4, 6, 3, 0.7)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_any_backend_can_be_searched(groups: int) -> None:
+    made, steps = a_decoder()
+    backend = DecoderBackend(made, CPU, capacity=8)
+    rows = BackendSteps(backend)
+    starts = [[5, 6], [7, 1]]
+    found = grouped(rows, starts, 4, 7, groups, 0.7)
+    assert [[h.ids for h in texts] for texts in found] == [
+        [h.ids for h in texts] for texts in grouped(steps(), starts, 4, 7, groups, 0.7)
+    ]
+    rows.close()
+    assert [backend.open() for _ in range(8)] == list(range(8)), "no sequence is left open"
+
+
+def test_the_compiled_engine_can_be_searched() -> None:
+    """Twice: memory that grew inside the first search is written again after it."""
+    pytest.importorskip("xllamacpp", reason="the extra `generate` is not installed")
+    from fabula.generate.compiled import CompiledDecoder
+
+    made, steps = a_decoder()
+    compiled = CompiledDecoder(made, capacity=8)
+    try:
+        for start in ([5, 6], [7, 1] * 20):
+            rows = BackendSteps(compiled)
+            found = grouped(rows, [start], 4, 7, 2, 0.7)[0]
+            rows.close()
+            assert [h.ids for h in found] == [h.ids for h in grouped(steps(), [start], 4, 7, 2, 0.7)[0]]
+    finally:
+        compiled.release()

@@ -65,6 +65,13 @@ def out_json(data: Any) -> None:
     out(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
+def out_json_line(data: Any) -> None:
+    """One of many JSON documents, on a line of its own (JSONL)."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    # Some readers end lines at these, too.
+    out(re.sub("[\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
 def speak_utf8() -> None:
     """Write UTF-8 whatever the locale: accents are content. Names of files that are not UTF-8 keep their bytes."""
     for stream in (sys.stdout, sys.stderr):

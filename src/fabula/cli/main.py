@@ -30,7 +30,8 @@ _VERBS = {
     "train": ("fabula.cli.recipes:train", "The stages of a recipe up to the trained model."),
     "resume": ("fabula.cli.recipes:resume", "Continue a stopped run from its newest checkpoint."),
     "evaluate": ("fabula.cli.models:evaluate", "Bits per byte and perplexity of a model on a text."),
-    "generate": ("fabula.cli.models:generate", "Continue a prompt, streamed."),
+    "generate": ("fabula.cli.generate:generate", "Continue prompts, streamed or many at once."),
+    "chat": ("fabula.cli.chat:chat", "Talk with a model, or write a story together."),
     "export": (
         "fabula.cli.exchange:export",
         "Write a model for another tool (Hugging Face), reloaded there and compared first.",

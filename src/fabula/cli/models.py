@@ -1,8 +1,7 @@
-"""Verbs that take a finished model: evaluate, generate, report."""
+"""Verbs that take a finished model: evaluate, report. Those that write are in files of their own."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -106,106 +105,6 @@ def evaluate(
             console.say(f"{made.too_long:,} pairs are longer than the model's context and are not counted")
     if made.quarantined:
         console.say(f"{made.quarantined:,} records could not be read and are not counted")
-
-
-def generate(
-    model: Model,
-    /,
-    *,
-    prompt: Annotated[str, Parameter(allow_leading_hyphen=True, help="the beginning; empty: from nothing")] = "",
-    max_new_tokens: Annotated[int, Parameter(help="most tokens to add")] = 200,
-    temperature: Annotated[
-        float | None, Parameter(help="0 is greedy; 0.7 by default, 0 of a model that translates")
-    ] = None,
-    beams: Annotated[int, Parameter(help="texts that a search keeps (nothing is drawn); 1: no search")] = 1,
-    top_k: Annotated[int, Parameter(help="keep the k likeliest tokens; 0: all")] = 0,
-    top_p: Annotated[float, Parameter(help="keep the likeliest tokens up to this probability")] = 1.0,
-    min_p: Annotated[float, Parameter(help="keep tokens of this share of the likeliest one's probability")] = 0.0,
-    typical_p: Annotated[float, Parameter(help="keep the typical tokens up to this probability")] = 1.0,
-    repetition_penalty: Annotated[float, Parameter(help="above 1 makes seen tokens less likely")] = 1.0,
-    presence_penalty: Annotated[float, Parameter(help="taken off the logits of written tokens")] = 0.0,
-    frequency_penalty: Annotated[float, Parameter(help="taken off them for each time they were written")] = 0.0,
-    no_repeat_ngram: Annotated[int, Parameter(help="no sequence of this many tokens comes twice; 0: it may")] = 0,
-    lookup: Annotated[
-        int, Parameter(help="tokens guessed from earlier text and verified at once: the same text, sooner; 0: none")
-    ] = 0,
-    stop: Annotated[
-        tuple[str, ...],
-        Parameter(negative=(), allow_leading_hyphen=True, help="a text that ends the generation; may be repeated"),
-    ] = (),
-    seed: Annotated[int, Parameter(help="the same seed gives the same text")] = 0,
-    engine: Annotated[
-        str, Parameter(help="torch, compiled (a CPU; faster), or auto: compiled where it can be")
-    ] = "auto",
-    weights: Annotated[
-        str, Parameter(help="of the compiled engine: float32, or int8 (faster, less exact)")
-    ] = "float32",
-    checkpoint: Which = "best",
-    device: Device = "auto",
-    json: Json = False,
-) -> None:
-    """Continue a prompt; the text appears as it is made. A model that translates writes the prompt's translation."""
-    from fabula.config import build
-    from fabula.generate.config import GenerateConfig
-    from fabula.generate.run import encode_prompt, gather
-    from fabula.language_model import load
-    from fabula.model.encdec import EncoderDecoder
-
-    prompt = console.typed(prompt)
-    # What is wrong with a setting is said before the model is read.
-    drawn = 0.7 if beams == 1 else 0.0
-    config = build(
-        GenerateConfig,
-        {
-            "max_new_tokens": max_new_tokens,
-            "temperature": drawn if temperature is None else temperature,
-            "beams": beams,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "typical_p": typical_p,
-            "repetition_penalty": repetition_penalty,
-            "presence_penalty": presence_penalty,
-            "frequency_penalty": frequency_penalty,
-            "no_repeat_ngram": no_repeat_ngram,
-            "lookup": lookup,
-            "stop": [console.typed(s) for s in stop],
-            "seed": seed,
-        },
-    )
-    lm = load(model, checkpoint, device, console.say, engine, weights)
-    translates = isinstance(lm.model, EncoderDecoder)
-    if translates and temperature is None:
-        config = dataclasses.replace(config, temperature=0.0)
-    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    pieces = []
-    for index, piece in enumerate(lm.pieces(prompt, **settings)):
-        pieces.append(piece)
-        if not json:
-            # The prompt is shown only once it is known to fit.
-            console.out((prompt if index == 0 and not translates else "") + piece.text, end="")
-    made = gather(prompt, len(encode_prompt(lm.tokenizer, prompt)), pieces)
-    if json:
-        console.out_json(
-            {
-                "model": str(model),
-                "checkpoint": None if lm.checkpoint is None else lm.checkpoint.path.name,
-                "prompt": prompt,
-                "text": made.text,
-                "finish_reason": made.finish_reason,
-                "prompt_tokens": made.prompt_tokens,
-                "tokens": len(made.ids),
-                "ids": list(made.ids),
-                "logprobs": list(made.logprobs),
-                "seed": seed,
-                "temperature": config.temperature,
-                "beams": beams,
-                "engine": lm.engine[0],
-                "engine_reason": lm.engine[1],
-            }
-        )
-        return
-    console.out("")
 
 
 def report(

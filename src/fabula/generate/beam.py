@@ -7,7 +7,12 @@ A search ends when `beams` texts have ended and no text begun has a better score
 One deviation from the textbook: the greedy text is never dropped. So the result is never worse than greedy's by its
 own measure, which plain beam search does not promise, and one beam is greedy exactly.
 
-Shapes: B searches of K beams side by side; R = B K rows, those of one search together; V vocabulary.
+**Diverse** (Vijayakumar et al. 2016, arXiv:1610.02424): the beams are cut into groups, each a search of its own. At a
+step the groups choose one after another, and a token loses `diversity` for each text of an earlier group that has just
+chosen it (Hamming). That steers what is kept; texts are scored by the model alone. The first group holds the greedy
+text.
+
+Shapes: B beginnings of G groups of K beams side by side; R = B G K rows, those of one group together; V vocabulary.
 """
 
 from __future__ import annotations
@@ -47,39 +52,38 @@ def refuse_diverged(logits: Tensor) -> None:
 
 @torch.inference_mode()
 def beam_search(
-    steps: Steps, start: Tensor, *, beams: int, end: int, max_new_tokens: int, length_penalty: float = 1.0
+    steps: Steps,
+    start: Tensor,
+    *,
+    beams: int,
+    end: int,
+    max_new_tokens: int,
+    length_penalty: float = 1.0,
+    groups: int = 1,
+    diversity: float = 0.0,
 ) -> list[list[Hypothesis]]:
     """For each of the B beginnings (B, P) the texts found, at most `beams`, the best one first.
 
-    `steps` is fresh, with B rows. Texts that have not ended after `max_new_tokens` compete as they are.
+    `steps` is fresh, with B rows. Texts that have not ended after `max_new_tokens` compete as they are. `groups` must
+    divide `beams`.
     """
-    searches = [_Search(beams, end, length_penalty) for _ in range(start.shape[0])]
+    if beams % groups:
+        raise ValueError(f"{beams} beams cannot be cut into {groups} groups of one size")
+    count, each = start.shape[0], beams // groups
+    # The groups of a beginning stand together.
+    searches = [_Search(each, end, length_penalty, n % groups == 0) for n in range(count * groups)]
     if max_new_tokens < 1 or not searches:
-        return [[] for _ in searches]
+        return [[] for _ in range(count)]
     device = start.device
-    logits = steps.ahead(start)
+    logits = steps.ahead(start).repeat_interleave(groups, dim=0)
     active = list(range(len(searches)))
-    width = 1  # texts of a search so far: one, the beginning
+    width = 1  # texts of a search so far: one, the beginning, which the groups share
     for step in range(max_new_tokens):
         refuse_diverged(logits)
         logits = logits.float().view(len(active), width, -1)
-        chances = logits.log_softmax(dim=-1)
-        joint = chances + torch.tensor([searches[a].totals for a in active], device=device).unsqueeze(-1)
-        vocabulary = joint.shape[-1]
-        # Twice as many as are kept: at most half of them end. After them the one that goes on with the greedy text.
-        best = joint.flatten(1).topk(min(2 * beams, width * vocabulary), dim=1).indices
-        rows = torch.tensor([[searches[a].greedy or 0] for a in active], device=device)
-        greedy = rows * vocabulary + logits.argmax(dim=-1).gather(1, rows)
-        places = torch.cat((best, greedy), dim=1)
-        totals = joint.flatten(1).gather(1, places).tolist()
-        alone = chances.flatten(1).gather(1, places).tolist()
-        parents = []
-        for n, (a, found) in enumerate(zip(active, places.tolist(), strict=True)):
-            offers = [
-                (place // vocabulary, place % vocabulary, total, chance)
-                for place, total, chance in zip(found, totals[n], alone[n], strict=True)
-            ]
-            parents.append([n * width + row for row in searches[a].advance(offers)])
+        chosen = _chosen(searches, active, logits, groups, diversity)
+        first = step == 0
+        parents = [[n // groups if first else n * width + row for row in rows] for n, rows in enumerate(chosen)]
         last = step + 1 == max_new_tokens
         going = [n for n, a in enumerate(active) if not searches[a].over() and not last]
         if not going:
@@ -87,20 +91,73 @@ def beam_search(
         # A search that has fewer texts than beams (a vocabulary smaller than that) repeats one that cannot win.
         steps.select(torch.tensor([r for n in going for r in parents[n]], device=device))
         active = [active[n] for n in going]
-        width = beams
+        width = each
         logits = steps.ahead(torch.tensor([[t] for a in active for t in searches[a].newest()], device=device))
-    return [search.results() for search in searches]
+    return [_merged(searches[n * groups : (n + 1) * groups], beams) for n in range(count)]
+
+
+def _chosen(
+    searches: list[_Search], active: list[int], logits: Tensor, groups: int, diversity: float
+) -> list[list[int]]:
+    """Advance all searches by a token, given logits (A, width, V); the rows that their texts go on from."""
+    width, vocabulary = logits.shape[1:]
+    device = logits.device
+    chances = logits.log_softmax(dim=-1)
+    joint = chances + torch.tensor([searches[a].totals for a in active], device=device).unsqueeze(-1)
+    rows = torch.tensor([[searches[a].greedy or 0] for a in active], device=device)
+    greedy = rows * vocabulary + logits.argmax(dim=-1).gather(1, rows)
+    chosen: list[list[int]] = [[] for _ in active]
+    taken: dict[int, list[int]] = {}  # by beginning: what the groups before have just chosen
+    for group in range(groups):
+        here = [n for n, a in enumerate(active) if a % groups == group]
+        if not here:
+            continue
+        place = slice(None) if groups == 1 else torch.tensor(here, device=device)
+        true, single = joint[place], chances[place]
+        guide = true
+        if diversity and taken:
+            guide = true - diversity * torch.stack(
+                [_counts(taken.get(active[n] // groups, []), vocabulary, device) for n in here]
+            ).unsqueeze(1)
+        # Twice as many as are kept: at most half of them end. After them the one that goes on with the greedy text.
+        most = min(2 * searches[0].beams, width * vocabulary)
+        best = torch.cat((guide.flatten(1).topk(most, dim=1).indices, greedy[place]), dim=1)
+        totals = true.flatten(1).gather(1, best).tolist()
+        alone = single.flatten(1).gather(1, best).tolist()
+        for n, found, of_text, of_token in zip(here, best.tolist(), totals, alone, strict=True):
+            offers = [
+                (spot // vocabulary, spot % vocabulary, total, chance)
+                for spot, total, chance in zip(found, of_text, of_token, strict=True)
+            ]
+            search = searches[active[n]]
+            chosen[n] = search.advance(offers)
+            taken.setdefault(active[n] // groups, []).extend(search.chosen)
+    return chosen
+
+
+def _counts(tokens: list[int], vocabulary: int, device: torch.device) -> Tensor:
+    """How often each of V tokens was chosen."""
+    return torch.bincount(torch.tensor(tokens, dtype=torch.long, device=device), minlength=vocabulary).float()
+
+
+def _merged(groups: list[_Search], most: int) -> list[Hypothesis]:
+    """The best texts of all groups; one that several found counts once."""
+    if len(groups) == 1:
+        return groups[0].results()
+    found = {h.ids: h for group in reversed(groups) for h in reversed(group.results())}
+    return sorted(found.values(), key=lambda h: -h.score)[:most]
 
 
 class _Search:
     """The texts of one search: begun ones by row, and those that have ended."""
 
-    def __init__(self, beams: int, end: int, penalty: float) -> None:
+    def __init__(self, beams: int, end: int, penalty: float, holds_greedy: bool) -> None:
         self.beams, self.end, self.penalty = beams, end, penalty
         self.totals: list[float] = [0.0]
         self._texts: list[tuple[tuple[int, ...], tuple[float, ...]]] = [((), ())]
         self._ended: list[Hypothesis] = []
-        self.greedy: int | None = 0  # the row of the greedy text until it ends
+        self.chosen: list[int] = []  # ids of the last step: those that texts go on with, and the end of others
+        self.greedy: int | None = 0 if holds_greedy else None  # the row of the greedy text until it ends
 
     def advance(self, offers: list[tuple[int, int, float, float]]) -> list[int]:
         """Choose among (row, id, total, log-probability), the best first, after them what goes on with the greedy text;
@@ -122,7 +179,9 @@ class _Search:
                 kept.append(offer)
                 done.add((row, token))
             elif is_greedy:
+                done = done - {kept[-1][:2]} | {(row, token)}
                 kept[-1] = offer
+        self.chosen = [token for _, token in done]
         texts = [(self._texts[r][0] + (t,), self._texts[r][1] + (p,)) for r, t, _, p in kept]
         self.greedy = next((i for i, (r, t, _, _) in enumerate(kept) if (r, t) == greedy), None)
         self.totals = [total for _, _, total, _ in kept]

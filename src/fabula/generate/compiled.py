@@ -124,7 +124,8 @@ _R = TypeVar("_R")
 
 def _in_turn(method: Callable[Concatenate[CompiledDecoder, _P], _R]) -> Callable[Concatenate[CompiledDecoder, _P], _R]:
     def alone(self: CompiledDecoder, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with self._turn:
+        # Memory that grew inside a caller's inference mode may be written only in one.
+        with self._turn, torch.inference_mode():
             return method(self, *args, **kwargs)
 
     wrapped: Any = functools.wraps(method)(alone)

@@ -53,6 +53,10 @@ class GenerateConfig(Sampling):
 
     max_new_tokens: int = setting(200, "most tokens to add")
     beams: int = setting(1, "texts that a beam search keeps (with temperature = 0); 1: no search")
+    beam_groups: int = setting(
+        1, "beams: groups that they are cut into, which shun each other's tokens (arXiv:1610.02424)"
+    )
+    diversity: float = setting(0.5, "groups: what a token loses for each text of an earlier group that just chose it")
     length_penalty: float = setting(1.0, "beams: scores are divided by length^this; 0 favours short texts")
     lookup: int = setting(
         0, "decoder: tokens guessed from earlier in the text and verified together; the text stays the same; 0: none"
@@ -66,6 +70,10 @@ class GenerateConfig(Sampling):
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
         if not 1 <= self.beams <= 64:
             raise ValueError(f"beams={self.beams} must be from 1 (no search) to 64; 4 is usual")
+        if self.beam_groups < 1 or self.beams % self.beam_groups:
+            raise ValueError(f"beam_groups={self.beam_groups} must divide beams={self.beams}")
+        if not 0 <= self.diversity <= 100:
+            raise ValueError(f"diversity={self.diversity} must be from 0 (none) to 100; 0.5 is usual")
         if not 0 <= self.lookup <= 64:
             raise ValueError(f"lookup={self.lookup} must be from 0 (no guesses) to 64; 8 is usual")
         if self.beams > 1 and self.lookup:

@@ -55,7 +55,7 @@ class Engine:
 
     @property
     def context_length(self) -> int:
-        return self.model.config.context_length
+        return self.model.config.context_length if self.backend is None else self.backend.context_length
 
     def check(self, n_prompt: int) -> None:
         """PromptError when a prompt of that many ids leaves no room for a new one."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fabula.device import Device
+from fabula.generate.backend import Backend
 from fabula.model.decoder import Decoder
 from fabula.model.encdec import EncoderDecoder, Memory
 
@@ -47,6 +48,41 @@ class TextSteps:
             self._cache.select(rows)
         elif self._seen is not None:
             self._seen = self._seen[rows]
+
+
+class BackendSteps:
+    """A backend's sequences as the rows of a search. It must have as many free as the search has rows."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._rows: list[int] = []
+
+    def ahead(self, tokens: Tensor) -> Tensor:
+        texts = tokens.tolist()
+        if self._rows:
+            return self.backend.step(self._rows, [text[-1] for text in texts])
+        found = []
+        for text in texts:
+            self._rows.append(self.backend.open())
+            found.append(self.backend.read(self._rows[-1], text))
+        return torch.stack([logits for logits in found if logits is not None])
+
+    def select(self, rows: Tensor) -> None:
+        wanted: list[int] = rows.tolist()
+        for row, sequence in enumerate(self._rows):
+            if row not in wanted:
+                self.backend.close(sequence)
+        before, self._rows = self._rows, []
+        for place, row in enumerate(wanted):
+            again = row in wanted[:place]
+            sequence = before[row]
+            self._rows.append(self.backend.copy(sequence, self.backend.length(sequence)) if again else sequence)
+
+    def close(self) -> None:
+        """Forget all rows."""
+        for sequence in self._rows:
+            self.backend.close(sequence)
+        self._rows = []
 
 
 class TranslationSteps:

@@ -54,12 +54,23 @@ class Translator:
     def stream(self, source: Sequence[int], config: GenerateConfig) -> Iterator[Token]:
         """What is written for one source, id by id; with beams it comes when the search is over."""
         if config.beams > 1:
-            found = self.search([source], config.beams, config.max_new_tokens, config.length_penalty)[0][0]
-            last = len(found.ids) - 1
-            for place, (number, chance) in enumerate(zip(found.ids, found.logprobs, strict=True)):
-                yield Token(number, chance, self._reason(number, place + 1, last + 1) if place == last else None)
+            yield from self.found(source, config)[0]
             return
         yield from self._draw(source, config.max_new_tokens, config)
+
+    def found(self, source: Sequence[int], config: GenerateConfig) -> list[list[Token]]:
+        """The texts that a search with beams finds for one source, the best one first."""
+        groups = config.beam_groups, config.diversity
+        texts = []
+        for found in self.search([source], config.beams, config.max_new_tokens, config.length_penalty, *groups)[0]:
+            last = len(found.ids)
+            texts.append(
+                [
+                    Token(number, chance, self._reason(number, place, last) if place == last else None)
+                    for place, (number, chance) in enumerate(zip(found.ids, found.logprobs, strict=True), 1)
+                ]
+            )
+        return texts
 
     @torch.inference_mode()
     def _draw(self, source: Sequence[int], max_new_tokens: int, sampling: Sampling) -> Iterator[Token]:
@@ -83,7 +94,13 @@ class Translator:
             self.model.train(was_training)
 
     def search(
-        self, sources: Sequence[Sequence[int]], beams: int, max_new_tokens: int, length_penalty: float = 1.0
+        self,
+        sources: Sequence[Sequence[int]],
+        beams: int,
+        max_new_tokens: int,
+        length_penalty: float = 1.0,
+        groups: int = 1,
+        diversity: float = 0.0,
     ) -> list[list[Hypothesis]]:
         """For each source the likeliest texts found, the best one first; one beam is greedy."""
         was_training = self.model.training
@@ -99,6 +116,8 @@ class Translator:
                 end=self.end_of_document,
                 max_new_tokens=min(max_new_tokens, self.context_length),
                 length_penalty=length_penalty,
+                groups=groups,
+                diversity=diversity,
             )
         finally:
             self.model.train(was_training)

@@ -353,6 +353,7 @@ class _Process:
                 stderr=subprocess.DEVNULL,
                 text=True,
                 encoding="ascii",
+                start_new_session=True,  # a Ctrl-C in the terminal is meant for us
             )
         except OSError as error:
             raise MachineError(f"a process for chat templates could not be started ({error})") from error
