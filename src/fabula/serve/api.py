@@ -121,7 +121,8 @@ class Api:
         if path in self.files:
             _allow(method, "GET")
             body, kind = self.files[path]
-            await _send(send, Answer(body, kind))
+            # After an upgrade no page may be made of the files of two versions.
+            await _send(send, Answer(body, kind), (b"cache-control", b"no-cache"))
             return
         route, name = self._routes.get(path), ""
         if route is None and path.startswith(_MODELS):
@@ -278,7 +279,8 @@ class Api:
         served = self.table.of(said.model)
         ids = await self._ids(served, said.prompt)
         top = 5 if said.alternatives is None else said.alternatives
-        requests = served.requests(said, ids, said.n or 1, top=top, most=said.max_tokens)
+        # Whichever control token comes, the text ends with it: ids that hold one could not be gone on from.
+        requests = served.requests(said, ids, said.n or 1, top=top, chat=True, most=said.max_tokens)
         texts = Texts(served.engine, requests, said.stops(), asked.receive)
         await texts.begun()
         return _tokens(served, texts, ids)
@@ -393,8 +395,8 @@ async def _evolved(tale: evolution.Telling, receive: Receive) -> AsyncGenerator[
         tale.leave()
 
 
-async def _send(send: Send, made: Answer) -> None:
-    headers = [(b"content-type", made.kind.encode()), (b"content-length", str(len(made.body)).encode())]
+async def _send(send: Send, made: Answer, *more: tuple[bytes, bytes]) -> None:
+    headers = [(b"content-type", made.kind.encode()), (b"content-length", str(len(made.body)).encode()), *more]
     await send({"type": "http.response.start", "status": made.status, "headers": headers})
     # In parts, so that a reader that is behind is waited for, and not for ever.
     for start in range(0, len(made.body) - _PART, _PART):

@@ -243,7 +243,9 @@ class DetokenizeRequest(Said):
 class GenerateRequest(Writing):
     """A text to go on with, told token by token with what else was likely."""
 
-    prompt: str = ""
+    prompt: str | Ids = Field(
+        "", description="a text, or ids of text: another token in the place of one goes on from ids"
+    )
     alternatives: Annotated[int, Field(ge=0, le=limits.MOST_LOGPROBS)] | None = Field(
         None, description="likeliest tokens that are told at each place; 5 by default"
     )
