@@ -131,6 +131,19 @@ def test_what_was_made_again_is_let_go() -> None:
     assert len(gc.get_referrers(made[0])) <= 2, "the list, and this frame"
 
 
+def test_a_forward_pass_without_a_backward_pass_is_let_go() -> None:
+    """As when memory runs out: what the attempt had made must not stay."""
+    model = build(config(placement="sandwich"))
+
+    def left() -> int:
+        gc.collect()
+        return sum(type(o) is Tensor and o.grad_fn is not None for o in gc.get_objects())
+
+    before = left()
+    model.hidden(tokens(2, 8))
+    assert left() == before
+
+
 def test_without_gradients_nothing_is_done() -> None:
     with torch.no_grad(), made_again(torch.ones(3), lambda: pytest.fail("asked")):
         pass

@@ -42,7 +42,9 @@ def made_again(tensor: Tensor, recipe: Recipe) -> Iterator[None]:
     def pack(saved: Tensor) -> Tensor | tuple[_Promise, torch.Size]:
         # Linear layers save a view with the batch flattened.
         if saved.data_ptr() != place or saved.numel() != size or not saved.is_contiguous():
-            return saved
+            # Detached: an operation that saves its own output would hold itself, and a forward pass without a backward
+            # pass (memory ran out) would never be let go.
+            return saved.detach()
         promise.owed += 1
         return promise, saved.shape
 

@@ -332,6 +332,7 @@ class Work:
         storage.write_text(self.folder.recipe, recipe.dump(self.recipe, preset, model, self.rules))
         self.summary["train"] = result.facts
         self.summary["environment"] = result.environment
+        self._write_summary("running")  # what training did is known to whoever goes on after a kill
         self.stages.record(
             "train",
             key,
@@ -495,8 +496,9 @@ def learnt_from(tokenizer: Tokenizer, shards: Shards) -> Data:
 
 def _ended(trained: Data, steps: int) -> str:
     """How many steps a finished run took, and whether it ended before its time."""
-    early = f", ended early by train.patience ({trained['planned_steps']:,} were planned)"
-    return f"{steps:,} steps{early if 'ended_early' in trained else ''}"
+    if "ended_early" not in trained:
+        return f"{steps:,} steps"
+    return f"{steps:,} steps, ended early by train.patience ({trained['planned_steps']:,} were planned)"
 
 
 def _tokens(shards: Shards) -> str:
