@@ -239,7 +239,7 @@ def test_nobody_beyond_this_machine_can_connect(server: CompanyServer, tmp_path:
     import psutil
 
     tiny.write_recipe(tmp_path)
-    processes = Company(server, tmp_path, 2).start(*RUN, faults={0: "train.step=sleep:3@3"}, hosted=False)
+    processes = Company(server, tmp_path, 2).start(*RUN, faults={0: "train.step=sleep:2@3"}, hosted=False)
     listening: list[str] = []
     until = time.monotonic() + 30
     while not (tmp_path / "runs" / "tiny" / "metrics.jsonl").exists() and time.monotonic() < until:

@@ -55,11 +55,12 @@ def test_peaks_are_measured_and_grow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_trial_ends_before_it_fills_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "free_memory_bytes", lambda device: 700_000_000)
+    before = psutil.Process().children()  # those of other tests
     found = trials([1, 4096, 8192], monkeypatch)
     assert [trial.outcome for trial in found[:3]] == ["too large", "not tried", "not tried"]
     assert found[1].why == "1 rows were too large already"
     assert "before it filled the machine" in found[0].why
-    assert psutil.Process().children() == [], "nothing is left running"
+    assert set(psutil.Process().children()) <= set(before), "nothing is left running"
 
 
 def test_what_is_predicted_to_be_far_too_large_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

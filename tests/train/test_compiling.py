@@ -81,9 +81,10 @@ def test_pairs_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_signal_ends_the_trial_at_once() -> None:
     stop = StopFlag()
     stop.signal_number = 15
+    before = psutil.Process().children()  # those of other tests
     with pytest.raises(Stopped, match="stopped while compiling"):
         try_it(job(), stop)
-    assert psutil.Process().children() == [], "it is not waited for, and nothing is left running"
+    assert set(psutil.Process().children()) <= set(before), "it is not waited for, and nothing is left running"
 
 
 def test_a_trial_that_cannot_begin_says_so() -> None:
