@@ -186,7 +186,9 @@ def test_problems_name_value_rule_and_way_out() -> None:
     assert bad({"preset": "lillm-39m", "ffn": {"kind": "swigl"}}) == [
         'model.ffn.kind: unknown ffn "swigl"; did you mean "swiglu"?'
     ]
-    assert bad({"preset": "lillm-39m", "ffn": "relu"}) == ['model.ffn: expected a table, got "relu"; set model.ffn.kind = "relu"']
+    assert bad({"preset": "lillm-39m", "ffn": "relu"}) == [
+        'model.ffn: expected a table, got "relu"; set model.ffn.kind = "relu"'
+    ]
     assert bad({"preset": "lillm-39m", "norm": {"epsilon": 1}, "layers": 3}) == [
         'model.norm.epsilon: unknown key; did you mean "eps"?',
         'model.layers: unknown key; did you mean "n_layers"?',
