@@ -451,3 +451,9 @@ def test_the_surface_is_what_it_was() -> None:
 
 def test_stages_json_is_readable(tiny_run: Path) -> None:
     assert set(storage.read_json(tiny_run / "stages.json")) == {"tokenizer", "data", "train", "evaluate"}
+
+
+def test_a_word_too_many_is_named(cli: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = cli("run", "text.txt", "--budget", "3", "m")
+    assert code == 2
+    assert '"m" belongs to nothing: an option takes one value' in err
