@@ -136,7 +136,8 @@ def _run(given: list[str], debug: bool) -> int:
 def _plain(error: CycloptsError) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
-        return f'"{error.unused_tokens[0]}" belongs to nothing: an option takes one value, quoted if it has spaces (see --help)'
+        word = error.unused_tokens[0]
+        return f'"{word}" belongs to nothing: an option takes one value, quoted if it has spaces (see --help)'
     if '"--set"' in text or "option: --set" in text:
         return "this command takes no settings of a recipe (--section.name VALUE); see --help"
     return text if "--help" in text else f"{text} (see --help)"
