@@ -1,11 +1,13 @@
-"""Tokens a second and time to the first, one text at a time: ours compiled and not, beside transformers and llama.cpp.
+"""Tokens a second and time to the first, one text at a time: ours compiled and not, beside transformers and runtimes.
 
     python benchmarks/engines.py [--shapes alexandria-9m,lillm-39m,gemma3-270m] [--new 200] [--rounds 5] [--seconds 3]
+        [--only 'compiled|llama']
 
 Batch 1, greedy, a prompt of 32 ids, float32 random weights (and 8-bit ones: ours int8, llama.cpp's q8_0 of the same
 weights); whole calls, prompt included. Each system in a process of its own, in turn. llama.cpp runs with its own
 defaults (16-bit keys, fused attention), called with the same loop as ours. It has no ReLU in GPT-2's class: there
-alexandria-9m is measured with GELU. Needs the extras `generate` and `export`.
+alexandria-9m is measured with GELU. onnxruntime runs the graph of `onnx_step.py`, also with its 8-bit blocks of 32.
+Needs the extras `generate` and `export`, and `onnx`, `onnxruntime` and `onnx_ir`.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from typing import Any
 from slices import System, alternate
 
 PROMPT = 32
+# Positions that the runtimes have room for.
+MOST = 256
 OURS = ("ours, compiled, float32", "ours, compiled, int8", "ours, PyTorch")
-OTHERS = ("transformers", "llama.cpp, float32", "llama.cpp, q8_0")
+OTHERS = ("transformers", "llama.cpp, float32", "llama.cpp, q8_0", "onnxruntime, float32", "onnxruntime, 8 bits")
 
 
 def configuration(shape: str, gelu: bool = False) -> Any:
@@ -49,23 +53,27 @@ def decoder(config: Any) -> Any:
 class Calls:
     """Whole calls: seconds to the first id and to the last."""
 
-    def __init__(self, name: str, shape: str, files: dict[str, Path], new: int, threads: int) -> None:
+    def __init__(self, name: str, shape: str, files: dict[str, Any], new: int, threads: int) -> None:
         self.new = new
         config = configuration(shape)
         self.prompt = [7 * i % config.vocab_size for i in range(PROMPT)]
         self.call: Callable[[], tuple[float, float]] = self.make(name, shape, config, files, threads)
         self.call()
 
-    def make(self, name: str, shape: str, config: Any, files: dict[str, Path], threads: int) -> Any:
-        import torch
+    def make(self, name: str, shape: str, config: Any, files: dict[str, Any], threads: int) -> Any:
 
         if name == "transformers":
             return self.transformers(config)
         if name.startswith("llama.cpp"):
             from fabula.export.llama_cpp import Llama
 
-            llama = Llama(files[name.split(", ")[1]], 256, threads, fused=True)
+            llama = Llama(files[name], MOST, threads, fused=True)
             return lambda: self.timed(llama.forget, llama.read)
+        if name.startswith("onnxruntime"):
+            import onnx_step
+
+            session = onnx_step.Session(files[name], config.n_layers, *files["keys of onnxruntime"], MOST, threads)
+            return lambda: self.timed(session.forget, session.read)
         model = decoder(config)
         if "compiled" in name:
             from fabula.generate.compiled import CompiledDecoder
@@ -73,13 +81,16 @@ class Calls:
             engine = CompiledDecoder(model, "int8" if name.endswith("int8") else "float32", threads)
             slot = engine.open()
             return lambda: self.timed(lambda: engine.rewind(slot, 0), lambda ids: engine.read(slot, ids))
-        held: list[Any] = []
+        from fabula.device import choose
+        from fabula.generate.decoding import DecoderBackend
+
+        backend = DecoderBackend(model, choose("cpu", threads))
+        sequence = backend.open()
 
         def read(ids: list[int]) -> Any:
-            with torch.inference_mode():
-                return model.logits(model.hidden(torch.tensor([ids]), cache=held[0])[:, -1])[0]
+            return backend.step([sequence], ids)[0] if len(ids) == 1 else backend.read(sequence, ids)
 
-        return lambda: self.timed(lambda: held.__setitem__(slice(None), [model.new_cache()]), read)
+        return lambda: self.timed(lambda: backend.rewind(sequence, 0), read)
 
     def timed(self, begin: Callable[[], Any], read: Callable[[list[int]], Any]) -> tuple[float, float]:
         begin()
@@ -123,9 +134,11 @@ class Calls:
         return None
 
 
-def written(shape: str, folder: Path) -> dict[str, Path]:
-    """The weights as GGUF files, with a vocabulary of made-up words."""
-    from fabula.export import families, gguf
+def written(shape: str, folder: Path) -> dict[str, Any]:
+    """The weights as GGUF files, with a vocabulary of made-up words, and as graphs of onnxruntime."""
+    import onnx_step
+
+    from fabula.export import families, gguf, hf
     from fabula.tokenizer.base import byte_of_letter
 
     config = configuration(shape, gelu=True)
@@ -136,10 +149,17 @@ def written(shape: str, folder: Path) -> dict[str, Path]:
     words = gguf.Words("gpt-2", tokens, [1] * config.vocab_size, ["t 0"])
     special = SimpleNamespace(begin=0, end_of_document=0, padding=1, end_of_turn=2)
     tokenizer: Any = SimpleNamespace(special=special, chat_template=None)
-    files = {}
+    files: dict[str, Any] = {}
     for weights in ("float32", "q8_0"):
-        files[weights] = folder / f"{shape}-{weights}.gguf"
-        gguf.write(files[weights], family, theirs, model, tokenizer, words, weights)  # type: ignore[arg-type]
+        file = files[f"llama.cpp, {weights}"] = folder / f"{shape}-{weights}.gguf"
+        gguf.write(file, family, theirs, model, tokenizer, words, weights)  # type: ignore[arg-type]
+    config = configuration(shape)
+    theirs, model = families.written(family, config), decoder(config)
+    whole = files["onnxruntime, float32"] = folder / f"{shape}-float32.onnx"
+    eight = files["onnxruntime, 8 bits"] = folder / f"{shape}-8-bits.onnx"
+    held = hf.tensors(family, theirs, model, "float32")
+    files["keys of onnxruntime"] = onnx_step.written(whole, family.name, theirs, held, config.n_layers, MOST)
+    onnx_step.quantized(whole, eight)
     return files
 
 
@@ -149,6 +169,7 @@ def measure(shape: str, arguments: argparse.Namespace) -> None:
         systems = [
             System(name, Calls, (name, shape, files, arguments.new, arguments.threads), arguments.threads)
             for name in (*OURS, *OTHERS)
+            if any(part in name for part in arguments.only.split("|"))
         ]
         alternate(systems, arguments.rounds, arguments.seconds)
         print(f"\n{shape}, {arguments.new} new ids\n")
@@ -165,6 +186,7 @@ def measure(shape: str, arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="alexandria-9m,lillm-39m,gemma3-270m")
+    parser.add_argument("--only", default="", metavar="NAME|NAME", help="systems whose names have one of these")
     parser.add_argument("--new", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)

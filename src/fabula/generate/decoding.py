@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from fabula.device import Device
 from fabula.errors import MachineError
 from fabula.generate.backend import Wanted
+from fabula.generate.products import Linear, quickest
 from fabula.model.attention import Attention, attend_rows
 from fabula.model.block import Block
 from fabula.model.cache import Cache, LayerCache
@@ -62,7 +63,10 @@ class DecoderBackend:
         self.vocab_size = min(n_ids or model.config.vocab_size, model.config.vocab_size)
         self._memory = _Memory(model, capacity)
         self._lengths: dict[int, int] = {}
-        self._layers = _layers(model, deterministic) if fast else None
+        # In company rows must have the numbers that they have alone: that is known of one library only.
+        plain = deterministic or device.torch.type != "cpu" or device.dtype != "float32"
+        self._linear = F.linear if plain else quickest(torch.get_num_threads())
+        self._layers = _layers(model, deterministic, self._linear) if fast else None
 
     def open(self) -> int:
         number = next((n for n in range(self.capacity) if n not in self._lengths), None)
@@ -83,7 +87,7 @@ class DecoderBackend:
             self._lengths[sequence] = start + len(ids)
             if wanted == "none":
                 return None
-            return self._logits(hidden[-1] if wanted == "last" else hidden)
+            return self._logits(hidden[-1:])[0] if wanted == "last" else self._logits(hidden)
 
     def step(self, sequences: Sequence[int], ids: Sequence[int]) -> Tensor:
         for sequence in sequences:
@@ -148,7 +152,7 @@ class DecoderBackend:
             raise ValueError(f"{start + n_new:,} ids are more than the context of {self.context_length:,}")
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return self.model.logits(hidden)[..., : self.vocab_size].float().cpu()
+        return self.model.logits(hidden, self._linear)[..., : self.vocab_size].float().cpu()
 
     def _alone(self, sequence: int, number: int) -> Tensor:
         logits = self.read(sequence, [number])
@@ -358,14 +362,18 @@ class _Run:
 class _Layer:
     """A block and its attention, as functions of rows."""
 
-    def __init__(self, index: int, kind: str, block: Block, attention: Attention, alone: bool) -> None:
+    def __init__(self, index: int, kind: str, block: Block, attention: Attention, alone: bool, linear: Linear) -> None:
         self.index, self.kind, self.block, self.attention = index, kind, block, attention
         self.post = block.placement == "post"
         self.norms = [
             _norm(n) for n in (block.attention_norm, block.attention_out_norm, block.ffn_norm, block.ffn_out_norm)
         ]
         self.q_norm, self.k_norm = _norm(attention.q_norm), _norm(attention.k_norm)
-        self.ffn = _network(block.ffn, alone)
+        self.q, self.k, self.v, self.out = (
+            _product(module, linear)
+            for module in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj)
+        )
+        self.ffn = _network(block.ffn, alone, linear)
 
     def __call__(self, x: Tensor, rows: _Rows) -> Tensor:
         before, after, before_ffn, after_ffn = self.norms
@@ -377,9 +385,9 @@ class _Layer:
 
     def _attend(self, x: Tensor, rows: _Rows) -> Tensor:
         made = self.attention
-        q = self.q_norm(_linear(made.q_proj, x).view(-1, made.n_heads, made.head_dim))
-        k = self.k_norm(_linear(made.k_proj, x).view(-1, made.n_kv_heads, made.head_dim))
-        v = _linear(made.v_proj, x).view(-1, made.n_kv_heads, made.head_dim)
+        q = self.q_norm(self.q(x).view(-1, made.n_heads, made.head_dim))
+        k = self.k_norm(self.k(x).view(-1, made.n_kv_heads, made.head_dim))
+        v = self.v(x).view(-1, made.n_kv_heads, made.head_dim)
         tables = rows.tables[self.kind]
         if tables is not None:
             q, k = _turned(q, tables), _turned(k, tables)
@@ -398,7 +406,7 @@ class _Layer:
                 mixed = part
             else:
                 mixed[run.rows] = part
-        return _linear(made.out_proj, mixed.flatten(1))
+        return self.out(mixed.flatten(1))
 
     def _remember(self, k: Tensor, v: Tensor, rows: _Rows) -> tuple[Tensor, Tensor]:
         """Write the rows' keys and values behind those that are there; returns the memories of this layer."""
@@ -414,7 +422,7 @@ class _Layer:
         return keys, values
 
 
-def _layers(model: Decoder, alone: bool) -> list[_Layer] | None:
+def _layers(model: Decoder, alone: bool, linear: Linear) -> list[_Layer] | None:
     """The layers of a model; None when it has modules whose work is not known here, or that someone listens to."""
     if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
         return None
@@ -422,15 +430,14 @@ def _layers(model: Decoder, alone: bool) -> list[_Layer] | None:
     for index, (kind, block) in enumerate(zip(model.kinds, model.blocks, strict=True)):
         if type(block) is not Block or type(block.attention) is not Attention:
             return None
-        made.append(_Layer(index, kind, block, block.attention, alone))
+        made.append(_Layer(index, kind, block, block.attention, alone, linear))
     return made
 
 
-def _linear(module: nn.Module, x: Tensor) -> Tensor:
+def _product(module: nn.Module, linear: Linear) -> Step:
     if type(module) is nn.Linear:
-        return F.linear(x, module.weight, module.bias)
-    out: Tensor = module(x)
-    return out
+        return lambda x: linear(x, module.weight, module.bias)
+    return module
 
 
 def _norm(module: nn.Module) -> Step:
@@ -456,14 +463,16 @@ def _rms_norm(x: Tensor, module: RMSNorm) -> Tensor:
     return (wide * square.div_(x.shape[-1]).add_(module.eps).rsqrt_()).mul_(weight).to(x.dtype)
 
 
-def _network(ffn: FFN, alone: bool) -> Step:
+def _network(ffn: FFN, alone: bool, linear: Linear) -> Step:
     """A feed-forward network; `alone`: a row's numbers do not depend on the others."""
     if type(ffn) is Plain:
         act = _activation(ffn.activation, ffn.up, alone)
-        return lambda x: _linear(ffn.down, act(_linear(ffn.up, x)))
+        up, down = _product(ffn.up, linear), _product(ffn.down, linear)
+        return lambda x: down(act(up(x)))
     if type(ffn) is Gated:
         act = _activation(ffn.activation, ffn.gate, alone)
-        return lambda x: _linear(ffn.down, act(_linear(ffn.gate, x)).mul_(_linear(ffn.up, x)))
+        gate, up, down = (_product(module, linear) for module in (ffn.gate, ffn.up, ffn.down))
+        return lambda x: down(act(gate(x)).mul_(up(x)))
     # A mixture sends rows to experts in numbers that depend on their company: row by row they stay alone.
     return lambda x: torch.cat([ffn(row.clone().unsqueeze(0).unsqueeze(0))[0] for row in x])
 

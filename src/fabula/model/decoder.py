@@ -9,6 +9,8 @@ side, is a document of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -137,7 +139,7 @@ class Decoder(nn.Module):
         """Logits (B, T, V) in float32; arguments as for `hidden`."""
         return self.logits(self.hidden(tokens, positions, documents, cache))
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The head: hidden states (..., D) to logits (..., V) in float32."""
-        logits = F.linear(hidden, self.head_weight.to(hidden.dtype), self.head_bias).float()
+    def logits(self, hidden: Tensor, linear: Callable[..., Tensor] = F.linear) -> Tensor:
+        """The head: hidden states (..., D) to logits (..., V) in float32, by `linear` or what does as it."""
+        logits = linear(hidden, self.head_weight.to(hidden.dtype), self.head_bias).float()
         return self.logit_cap * torch.tanh(logits / self.logit_cap) if self.logit_cap else logits
