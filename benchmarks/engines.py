@@ -79,14 +79,14 @@ class Calls:
             from fabula.generate.compiled import CompiledDecoder
 
             engine = CompiledDecoder(model, "int8" if name.endswith("int8") else "float32", threads)
-            slot = engine.open()
-            return lambda: self.timed(lambda: engine.rewind(slot, 0), lambda ids: engine.read(slot, ids))
+            return self.ours(engine, engine.open())
         from fabula.device import choose
         from fabula.generate.decoding import DecoderBackend
 
         backend = DecoderBackend(model, choose("cpu", threads))
-        sequence = backend.open()
+        return self.ours(backend, backend.open())
 
+    def ours(self, backend: Any, sequence: int) -> Any:
         def read(ids: list[int]) -> Any:
             return backend.step([sequence], ids)[0] if len(ids) == 1 else backend.read(sequence, ids)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -116,3 +118,17 @@ def test_the_peak_is_of_this_process_not_of_the_one_that_started_it() -> None:
     code = "from fabula.device import peak_memory_bytes; print(peak_memory_bytes())"
     child = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert int(child.stdout) < 300_000_000 < len(held)
+
+
+def test_threads_that_are_let_go_come_again() -> None:
+    tasks = Path("/proc/self/task")
+    torch.set_num_threads(2)
+    left = torch.rand(600, 600)
+    expected = left @ left
+    before = set(tasks.iterdir()) if tasks.exists() else set()
+    if device.let_threads_go():
+        deadline = time.monotonic() + 10
+        while not before - set(tasks.iterdir()):
+            assert time.monotonic() < deadline, "none of the threads has ended"
+            time.sleep(0.01)
+    assert torch.equal(left @ left, expected)

@@ -102,11 +102,13 @@ class _Layer:
 @dataclass(slots=True)
 class _Graph:
     context: Context
+    n_keys: int
     tokens: np.ndarray[Any, Any]
     positions: np.ndarray[Any, Any]
     rows: np.ndarray[Any, Any]
     masks: dict[bool, np.ndarray[Any, Any]]
     logits: Tensor
+    seen: int = -1  # of a graph of one id: the keys, from the first on, that its mask shows; -1: it says something else
 
 
 class Slot:
@@ -164,6 +166,7 @@ class CompiledDecoder:
         self._memory = Context(0)
         self._nodes: list[tuple[Node, Node]] = []
         self._graphs: OrderedDict[tuple[int, int, int, int, bool], _Graph] = OrderedDict()
+        self._last: dict[int, _Graph] = {}  # of the text that was stepped alone, by its place
         self._slots: list[Slot] = []
         self._open: dict[int, Slot] = {}
         self._opened = 0
@@ -214,6 +217,8 @@ class CompiledDecoder:
     @_in_turn
     def step(self, sequences: Sequence[int], ids: Sequence[int]) -> Tensor:
         """Logits (R, V) of what follows one new id for each of R sequences of any lengths."""
+        if len(sequences) == 1:
+            return self._step_one(self._open[sequences[0]], ids[0])
         slots = [self._open[sequence] for sequence in sequences]
         for slot in slots:
             self._check(slot, 1)
@@ -225,7 +230,20 @@ class CompiledDecoder:
         tokens = np.empty((len(slots), 1), dtype=np.int32)
         tokens[order, 0] = ids
         logits = self._compute(self._slots[: len(slots)], tokens, every=True)[:, : self.vocab_size]
-        return logits[order] if len(order) > 1 else logits.clone()
+        return logits[order]
+
+    def _step_one(self, slot: Slot, number: int) -> Tensor:
+        """One text alone, which is most of what is asked. What is looked up between two steps lies far away: the
+        weights have driven it out of every cache."""
+        self._check(slot, 1)
+        graph = self._last.get(slot.index)
+        if graph is None or not graph.n_keys - _KEYS <= slot.length < graph.n_keys:
+            graph = self._graph(1, 1, self._keys_for(slot.length + 1), slot.index, False)
+            self._last = {slot.index: graph}
+        self._tell_one(graph, slot, number)
+        self._processor.compute(graph.context)
+        slot.length += 1
+        return graph.logits[:, : self.vocab_size].clone()
 
     @_in_turn
     def rewind(self, sequence: int, length: int) -> None:
@@ -302,6 +320,7 @@ class CompiledDecoder:
         for graph in self._graphs.values():
             graph.context.free()
         self._graphs.clear()
+        self._last = {}
 
     # ---- weights ----
 
@@ -386,14 +405,12 @@ class CompiledDecoder:
         """Logits after the last (or, with `every`, each) of (B, T) new ids of B neighbouring slots. Overwritten by the
         next call."""
         batch, length = tokens.shape
-        longest = max(slot.length for slot in slots) + length
-        if longest > self._room:
-            room = min(self.config.context_length, 2 ** math.ceil(math.log2(longest)))
-            self._grow(self._keys.shape[1], room)
-        n_keys = min(-(-longest // _KEYS) * _KEYS, self._room)
+        n_keys = self._keys_for(max(slot.length for slot in slots) + length)
         graph = self._graph(batch, length, n_keys, slots[0].index, every)
-        tell = self._tell_one if batch == length == 1 else self._tell
-        tell(graph, slots, tokens)
+        if batch == length == 1:
+            self._tell_one(graph, slots[0], int(tokens[0, 0]))
+        else:
+            self._tell(graph, slots, tokens)
         self._processor.compute(graph.context)
         for slot in slots:
             slot.length += length
@@ -402,6 +419,13 @@ class CompiledDecoder:
         logits = graph.logits.clone()
         graph.context.free()
         return logits
+
+    def _keys_for(self, longest: int) -> int:
+        """How many keys a graph looks at for texts of up to so many ids; makes room for them."""
+        if longest > self._room:
+            room = min(self.config.context_length, 2 ** math.ceil(math.log2(longest)))
+            self._grow(self._keys.shape[1], room)
+        return min(-(-longest // _KEYS) * _KEYS, self._room)
 
     def _tell(self, graph: _Graph, slots: Sequence[Slot], tokens: np.ndarray[Any, Any]) -> None:
         """Fill what a graph reads: ids, their positions, where their keys go, and which keys each sees."""
@@ -418,17 +442,21 @@ class CompiledDecoder:
                 hidden |= distance > self._reach(positions)
             mask[:] = np.where(hidden, _HIDDEN, np.float16(0)).reshape(mask.shape)
 
-    def _tell_one(self, graph: _Graph, slots: Sequence[Slot], tokens: np.ndarray[Any, Any]) -> None:
-        """The same for one id of one text, which is most of what is asked: in a fifth of the time."""
-        position = slots[0].length
-        graph.tokens[0], graph.positions[0] = tokens[0, 0], position
-        graph.rows[0] = slots[0].index * self._room + position
+    def _tell_one(self, graph: _Graph, slot: Slot, number: int) -> None:
+        """The same for one id of one text."""
+        position = slot.length
+        graph.tokens[0], graph.positions[0] = number, position
+        graph.rows[0] = slot.index * self._room + position
         for local, mask in graph.masks.items():
             seen = mask.reshape(-1)
+            if graph.seen == position and not local:
+                seen[position] = 0
+                continue
             seen[: position + 1] = 0
             seen[position + 1 :] = _HIDDEN
             if local:
                 seen[: max(0, position - int(np.max(self._reach(np.array([[position]])))))] = _HIDDEN
+        graph.seen = position + 1
 
     def _reach(self, positions: np.ndarray[Any, Any]) -> Any:
         reach = self.config.local.reach(torch.from_numpy(positions))
@@ -443,6 +471,7 @@ class CompiledDecoder:
             found = self._graphs[key] = self._build(*key)
             while len(self._graphs) > _GRAPHS:
                 self._graphs.popitem(last=False)[1].context.free()
+                self._last = {}
         self._graphs.move_to_end(key)
         return found
 
@@ -486,7 +515,9 @@ class CompiledDecoder:
         if config.logit_cap:
             logits = g.scale(g.tanh(g.scale(logits, 1 / config.logit_cap)), config.logit_cap)
         out = g.finish(logits, (kept, config.vocab_size))
-        return _Graph(g, tokens.numpy(), positions.numpy(), rows.numpy(), {k: m.numpy() for k, m in masks.items()}, out)
+        return _Graph(
+            g, n_keys, tokens.numpy(), positions.numpy(), rows.numpy(), {k: m.numpy() for k, m in masks.items()}, out
+        )
 
     def _attend(
         self,

@@ -20,6 +20,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from fabula.device import let_threads_go
 from fabula.generate.backend import Backend
 from fabula.generate.batch import Batch, Finish, Handle, Request
 from fabula.generate.engine import Token
@@ -187,6 +188,7 @@ class Engine:
         self._ends: Exception | None = None
         self._seconds = 1.0  # of a text, from its slot to its end, on the average
         self._poked = False
+        let_threads_go()  # of the caller, who has loaded and checked the model
         self._thread = threading.Thread(target=self._run, name=f"fabula-engine-{name}", daemon=True)
 
     def start(self) -> None:
