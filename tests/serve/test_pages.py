@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from fabula.serve import static
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ def test_ids_go_on_as_their_text_does(asking: Asking) -> None:
     assert written(asking, prompt=ids) == alone
     # From a token in the middle on, the next one is as likely as it was.
     ahead = written(asking, prompt=[*ids, *(token["id"] for token in alone[:4])], temperature=0, alternatives=1)
-    assert ahead[0]["top"][0]["logprob"] == alone[4]["top"][0]["logprob"]
+    # Read in one piece rather than written one by one: the last bit may differ, by processor.
+    assert ahead[0]["top"][0]["logprob"] == pytest.approx(alone[4]["top"][0]["logprob"], abs=1e-5)
 
 
 def test_a_text_ends_with_whichever_control_token_comes(asking: Asking) -> None:
