@@ -8,27 +8,17 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
-
-
-def peak_bytes() -> int:
-    """The most memory that this process held."""
-    try:
-        # Linux's `ru_maxrss` begins with what the parent held when it started this process.
-        status = Path("/proc/self/status").read_text()
-        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def worker(make: Callable[..., Any], arguments: tuple[Any, ...], threads: int, pipe: Connection) -> None:
     import torch
+
+    from fabula.device import peak_memory_bytes
 
     torch.set_num_threads(threads)
     system = make(*arguments)
@@ -36,7 +26,7 @@ def worker(make: Callable[..., Any], arguments: tuple[Any, ...], threads: int, p
     while True:
         order = pipe.recv()
         if order is None:
-            pipe.send((system.result(), peak_bytes()))
+            pipe.send((system.result(), peak_memory_bytes()))
             return
         pipe.send(system.advance(order))
 

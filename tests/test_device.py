@@ -121,6 +121,7 @@ def test_the_peak_is_of_this_process_not_of_the_one_that_started_it() -> None:
 
 
 def test_threads_that_are_let_go_come_again() -> None:
+    pytest.importorskip("sklearn.cluster")  # has loaded a copy of OpenMP of its own, which is asked as well
     tasks = Path("/proc/self/task")
     torch.set_num_threads(2)
     left = torch.rand(600, 600)

@@ -117,15 +117,19 @@ def let_threads_go() -> bool:
 
     Before another thread computes. OpenMP counts the threads of both, and where there are more than cores they wait for
     each other asleep instead of ready, at every operation: a small model then writes a fifth as fast (docs/log.md).
-    False where OpenMP cannot be asked, or has not been loaded.
+    Whether there was one to be asked: packages bring copies of it along, and all of them are.
     """
     try:
-        loaded = Path("/proc/self/maps").read_text().splitlines()
-        library = next(line.split()[-1] for line in loaded if "libgomp" in line)
-        # 1: omp_pause_soft, as OpenMP 5.0 has it.
-        return int(ctypes.CDLL(library).omp_pause_resource_all(1)) == 0
-    except (OSError, StopIteration, AttributeError):
+        loaded = Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines()
+    except OSError:
         return False
+    asked = False
+    # Five columns, then the path, which may have spaces.
+    for library in {line.split(maxsplit=5)[5] for line in loaded if "libgomp" in line}:
+        with contextlib.suppress(OSError, AttributeError):
+            # 1: omp_pause_soft, as OpenMP 5.0 has it.
+            asked = int(ctypes.CDLL(library).omp_pause_resource_all(1)) == 0 or asked
+    return asked
 
 
 def cores() -> int:

@@ -31,16 +31,36 @@ def test_one_is_taken_and_kept() -> None:
     assert products.quickest(2) is taken, "a text goes on with what it began with"
 
 
+def test_a_busy_moment_does_not_change_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rounds are won clearly, one is not."""
+    ends = iter([1.0, 2.0, 1.0, 2.0, 1.9, 2.0])
+    clock = [0.0]
+
+    def now() -> float:
+        if now.begun:  # type: ignore[attr-defined]
+            clock[0] += next(ends)
+        now.begun = not now.begun  # type: ignore[attr-defined]
+        return clock[0]
+
+    now.begun = False  # type: ignore[attr-defined]
+    monkeypatch.setattr(products.time, "perf_counter", now)
+    products.quickest.cache_clear()
+    try:
+        assert products.quickest(2) is F.linear
+    finally:
+        products.quickest.cache_clear()
+
+
 def test_where_there_is_only_one_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*given: object) -> None:
         raise AttributeError("no such operation")
 
     monkeypatch.setattr(products, "by_onednn", missing)
-    products._measured.cache_clear()
+    products.quickest.cache_clear()
     try:
         assert products.quickest(2) is F.linear
     finally:
-        products._measured.cache_clear()
+        products.quickest.cache_clear()
 
 
 @needed

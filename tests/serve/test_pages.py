@@ -36,8 +36,12 @@ def test_ids_go_on_as_their_text_does(asking: Asking) -> None:
     assert written(asking, prompt=ids) == alone
     # From a token in the middle on, the next one is as likely as it was.
     ahead = written(asking, prompt=[*ids, *(token["id"] for token in alone[:4])], temperature=0, alternatives=1)
-    # Read in one piece rather than written one by one: the last bit may differ, by processor.
-    assert ahead[0]["top"][0]["logprob"] == pytest.approx(alone[4]["top"][0]["logprob"], abs=1e-5)
+    assert ahead[0]["top"][0]["id"] == alone[4]["top"][0]["id"]
+    # The same ids read as one prompt and written one by one: the last bits differ on some processors (decision 0020).
+    assert ahead[0]["top"][0]["logprob"] == pytest.approx(alone[4]["top"][0]["logprob"], rel=1e-6)
+    # Read again they are the same to the bit.
+    again = written(asking, prompt=[*ids, *(token["id"] for token in alone[:4])], temperature=0, alternatives=1)
+    assert again[0]["top"] == ahead[0]["top"]
 
 
 def test_a_text_ends_with_whichever_control_token_comes(asking: Asking) -> None:
