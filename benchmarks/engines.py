@@ -106,9 +106,10 @@ class Calls:
         import transformers
 
         from fabula.export import families
+        from fabula.export.family import written as written_for
 
         family, _ = families.fitting(config)
-        theirs = families.written(family, config)
+        theirs = written_for(family, config)
         kind = getattr(transformers, family.architecture)
         keys = {k: v for k, v in theirs.items() if k not in ("architectures", "model_type")}
         model = kind(kind.config_class(**keys)).eval()
@@ -139,11 +140,12 @@ def written(shape: str, folder: Path) -> dict[str, Any]:
     import onnx_step
 
     from fabula.export import families, gguf, hf
+    from fabula.export.family import written as written_for
     from fabula.tokenizer.base import byte_of_letter
 
     config = configuration(shape, gelu=True)
     family, _ = families.fitting(config)
-    theirs, model = families.written(family, config), decoder(config)
+    theirs, model = written_for(family, config), decoder(config)
     # llama.cpp looks for the bytes, and for a merge.
     tokens = [*sorted(byte_of_letter()), *(f"t{i}" for i in range(config.vocab_size))][: config.vocab_size]
     words = gguf.Words("gpt-2", tokens, [1] * config.vocab_size, ["t 0"])
@@ -154,7 +156,7 @@ def written(shape: str, folder: Path) -> dict[str, Any]:
         file = files[f"llama.cpp, {weights}"] = folder / f"{shape}-{weights}.gguf"
         gguf.write(file, family, theirs, model, tokenizer, words, weights)  # type: ignore[arg-type]
     config = configuration(shape)
-    theirs, model = families.written(family, config), decoder(config)
+    theirs, model = written_for(family, config), decoder(config)
     whole = files["onnxruntime, float32"] = folder / f"{shape}-float32.onnx"
     eight = files["onnxruntime, 8 bits"] = folder / f"{shape}-8-bits.onnx"
     held = hf.tensors(family, theirs, model, "float32")

@@ -29,7 +29,7 @@ SPEED = Speed(step=0.1, evaluation_row=0.01, sampled_token=0.001, save=0.05)
 
 @pytest.fixture(autouse=True)
 def _fixed_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fabula.train.run.measure", lambda *a, **k: SPEED)
+    monkeypatch.setattr("fabula.train.speed.measure", lambda *a, **k: SPEED)
 
 
 class Notes(Silent):
@@ -280,7 +280,7 @@ def test_stopped_by_a_signal_and_resumed_it_is_the_same_run(
     assert f"the state at step 9 is saved. Continue with: fabula resume {stopped}" in str(caught.value)
     assert storage.read_json(stopped / "summary.json")["status"] == "stopped"
     monkeypatch.undo()
-    monkeypatch.setattr("fabula.train.run.measure", lambda *a, **k: SPEED)
+    monkeypatch.setattr("fabula.train.speed.measure", lambda *a, **k: SPEED)
     result = pipeline.resume(stopped)
     assert result.summary["train"]["steps"] == tiny.STEPS
     assert result.summary["train"]["entered_at_step"] == 9

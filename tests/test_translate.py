@@ -99,7 +99,7 @@ def run(folder: Path, overrides: dict[str, Any] | None = None, **more: Any) -> p
 
 @pytest.fixture(autouse=True)
 def _fixed_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fabula.train.run.measure", lambda *a, **k: SPEED)
+    monkeypatch.setattr("fabula.train.speed.measure", lambda *a, **k: SPEED)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; read it, write only to a copy."""
     folder = tmp_path_factory.mktemp("translate")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fabula.train.run.measure", lambda *a, **k: SPEED)
+        patch.setattr("fabula.train.speed.measure", lambda *a, **k: SPEED)
         return run(folder).folder
 
 

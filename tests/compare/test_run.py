@@ -27,7 +27,7 @@ VARY = ("train.optimizer.kind=muon,adamw",)
 @pytest.fixture(autouse=True)
 def _fixed_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     speed = Speed(step=0.1, evaluation_row=0.01, sampled_token=0.001, save=0.05)
-    monkeypatch.setattr("fabula.train.run.measure", lambda *a, **k: speed)
+    monkeypatch.setattr("fabula.train.speed.measure", lambda *a, **k: speed)
 
 
 def compare(folder: Path, *vary: str, **more: Any) -> Data:
@@ -193,7 +193,7 @@ def test_a_time_becomes_tokens_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "fixed for all" in made["budget"]["rule"]
     assert "at 100.0 ms a step" in made["budget"]["rule"]
     # More seeds later, on a machine that is faster by then: still the same budget.
-    monkeypatch.setattr("fabula.train.run.measure", lambda *a, **k: Speed(0.001, 0.01, 0.001, 0.05))
+    monkeypatch.setattr("fabula.train.speed.measure", lambda *a, **k: Speed(0.001, 0.01, 0.001, 0.05))
     again = compare(tmp_path, seeds=2, overrides={"train.budget": "2s"})
     assert again["budget"] == made["budget"]
     assert {row["steps"] for row in again["variants"]} == {steps}
@@ -227,7 +227,7 @@ def test_stopped_and_called_again(
     assert "3 of 4 runs are not done" in (root / "report" / "index.html").read_text("utf-8")
     monkeypatch.undo()
     _fixed = Speed(step=0.1, evaluation_row=0.01, sampled_token=0.001, save=0.05)
-    monkeypatch.setattr("fabula.train.run.measure", lambda *a, **k: _fixed)
+    monkeypatch.setattr("fabula.train.speed.measure", lambda *a, **k: _fixed)
     made = compare(tmp_path)
     assert made["status"] == "finished"
     for row, same in zip(made["variants"], straight["variants"], strict=True):

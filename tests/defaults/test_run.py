@@ -59,7 +59,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return SPEED
 
     monkeypatch.setattr("fabula.defaults.run.measure", measure)
-    monkeypatch.setattr("fabula.train.run.measure", lambda *a, **k: SPEED)
+    monkeypatch.setattr("fabula.train.speed.measure", lambda *a, **k: SPEED)
     return calls
 
 

@@ -10,7 +10,8 @@ import torch
 
 from fabula.config import to_data
 from fabula.errors import ConfigError, InputError
-from fabula.export.families import canonical, families, fitting, flat, to_ours, to_theirs, twin
+from fabula.export.families import families, fitting
+from fabula.export.family import canonical, flat, to_ours, to_theirs, twin
 from fabula.model.attention import GroupedQueryAttention
 from fabula.model.config import ModelConfig
 from fabula.model.encdec import EncoderDecoderConfig

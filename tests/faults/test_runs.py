@@ -63,7 +63,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fabula.train.run.measure", lambda *a, **k: SPEED)
+        patch.setattr("fabula.train.speed.measure", lambda *a, **k: SPEED)
         take = Trainer.take_step
 
         def stopping(self: Trainer, batch: Any) -> Any:
@@ -80,7 +80,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def one_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fabula.train.run.measure", lambda *a, **k: SPEED)
+    monkeypatch.setattr("fabula.train.speed.measure", lambda *a, **k: SPEED)
 
 
 # the setting, another value, what is told
@@ -206,7 +206,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of another text."""
     folder = tmp_path_factory.mktemp("other")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fabula.train.run.measure", lambda *a, **k: SPEED)
+        patch.setattr("fabula.train.speed.measure", lambda *a, **k: SPEED)
         changes = {"corpus.source": "fables:en", "train.budget": "2steps"}
         return pipeline.run(tiny.write_recipe(folder), changes, runs=folder).folder
 

@@ -143,7 +143,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, place: str, steps: Callable[[int], bo
 @pytest.fixture
 def one_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs have one plan only if both measure the same."""
-    monkeypatch.setattr("fabula.train.run.measure", lambda *a, **k: SPEED)
+    monkeypatch.setattr("fabula.train.speed.measure", lambda *a, **k: SPEED)
 
 
 def assert_finite(run: Path) -> int:
@@ -277,7 +277,7 @@ def test_a_run_with_a_bad_step_is_exact_when_resumed(
             assert_alike(tmp_path / f"{place}-straight", tmp_path / name, name)
             done += 1
         monkeypatch.undo()
-        monkeypatch.setattr("fabula.train.run.measure", lambda *a, **k: SPEED)
+        monkeypatch.setattr("fabula.train.speed.measure", lambda *a, **k: SPEED)
     assert done == cases
 
 

@@ -20,8 +20,9 @@ pytest.importorskip("xllamacpp", reason="the extra `generate` (xllamacpp) is not
 
 from fabula.errors import MachineError
 from fabula.generate.batch import Batch, Request
-from fabula.generate.compiled import CompiledDecoder, in_the_way
+from fabula.generate.compiled import CompiledDecoder
 from fabula.generate.config import Sampling
+from fabula.generate.graphs import in_the_way
 
 COVERED = [(name, made) for name, made in VARIANTS if not in_the_way(made)]
 PROMPT = [i % 11 for i in range(40)]
@@ -125,6 +126,34 @@ def test_many_texts_at_once_are_as_each_alone() -> None:
             texts[n].append(new[row])
             if turn % 10 == 0 or turn > 55:
                 assert close(found[row], logits(model, texts[n])[-1]), (turn, n)
+    engine.release()
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_one_text_alone_read_stepped_and_rewound_in_any_order(local: bool) -> None:
+    """What a step shows of the keys is told by what changed since the last one: nothing may be forgotten in between."""
+    parts = {"local": Sliding(window=9), "pattern": "LG"} if local else {}
+    model = lively(config(context_length=300, position=Rope(), **parts))
+    engine, draw = compiled(model), torch.Generator().manual_seed(1)
+    texts: dict[int, list[int]] = {engine.open(): [], engine.open(): []}
+
+    def number(below: int) -> int:
+        return int(torch.randint(below, (1,), generator=draw))
+
+    for turn in range(160):
+        sequence = list(texts)[number(2)]
+        ids, act = texts[sequence], number(5)
+        if act == 0 and ids:
+            del ids[number(len(ids)) :]
+            engine.rewind(sequence, len(ids))
+            continue
+        new = [number(11) for _ in range(1 if act > 1 else 1 + number(40))]
+        if len(ids) + len(new) > 300:
+            continue
+        ids += new
+        found = engine.step([sequence], new)[0] if act > 2 else engine.read(sequence, new)
+        assert found is not None
+        assert close(found, logits(model, ids)[-1]), (turn, act, len(ids))
     engine.release()
 
 

@@ -165,7 +165,7 @@ def test_peaks_of_cards_are_those_of_their_data_sheets() -> None:
 def test_the_longest_pairs_are_planned_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Time is that of a usual batch, memory that of the batch with the longest pairs."""
     from fabula import pipeline
-    from fabula.train import run as train_run
+    from fabula.train import forecast
 
     seen: list[tuple[int, int]] = []
     monkeypatch.setattr("fabula.train.speed._SECONDS", (0.0, 0.05))
@@ -174,7 +174,7 @@ def test_the_longest_pairs_are_planned_for(monkeypatch: pytest.MonkeyPatch, tmp_
         seen.append((batch.source.shape[1], batch.tokens.shape[1]))
         return 4_000_000_000, 1.0, True
 
-    monkeypatch.setattr(train_run, "peak_of_steps", watched)
+    monkeypatch.setattr(forecast, "peak_of_steps", watched)
     text = "".join(f"word {i}\tpalabra {i}\n" for i in range(400)) + "very " * 30 + "\t" + "muy " * 60 + "\n"
     (tmp_path / "pairs.tsv").write_text(text, "utf-8")
     recipe = tiny.write_recipe(

@@ -179,7 +179,15 @@ def train(data: Shards, tokenizer: Tokenizer, folder: Path, stop: StopFlag | Non
     config = build(
         TrainConfig,
         {
-            **dict(budget="20steps", batch_tokens=128, checkpoints=4, log_every=1, threads=1, device="cpu"),
+            **dict(
+                budget="20steps",
+                batch_tokens=128,
+                checkpoints=4,
+                log_every=1,
+                threads=1,
+                device="cpu",
+                precision="float32",
+            ),
             **dict(evaluation_rows=6, optimizer={"kind": "adamw", "lr": 0.01}, schedule={"kind": "constant"}),
             **settings,
         },
@@ -213,7 +221,7 @@ HEARD = Heard()
 @pytest.fixture(autouse=True)
 def fixed_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     speed = Speed(step=0.1, evaluation_row=0.01, sampled_token=0.001, save=0.05)
-    monkeypatch.setattr("fabula.train.run.measure", lambda *a, **k: speed)
+    monkeypatch.setattr("fabula.train.speed.measure", lambda *a, **k: speed)
 
 
 def tensors(folder: Path, step: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

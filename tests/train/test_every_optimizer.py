@@ -21,11 +21,12 @@ from fabula.model.decoder import Decoder
 from fabula.plan.estimate import state_bytes
 from fabula.progress import StopFlag
 from fabula.tokenizer.base import Tokenizer
+from fabula.train.clipping import clip_gradients
 from fabula.train.objective import NextToken
 from fabula.train.optimizers import OptimizerConfig, SophiaConfig, optimizers
 from fabula.train.schedules import Cosine, ScheduleConfig, WarmupStableDecay, schedules
 from fabula.train.sophia import Sophia
-from fabula.train.trainer import Callback, StepRecord, Trainer, clip_gradients
+from fabula.train.trainer import Callback, StepRecord, Trainer
 from tests import tiny
 
 CPU = Device("cpu", "float32", 1, "a test")

@@ -117,7 +117,9 @@ def test_impossible_settings(wrong: dict[str, Any]) -> None:
 
 
 def search(data: Shards, tokenizer: Tokenizer, kind: str = "muon", stop: StopFlag | None = None) -> dict[str, Any]:
-    config = TrainConfig(batch_tokens=128, threads=1, device="cpu", optimizer=optimizers.get(kind)())
+    config = TrainConfig(
+        batch_tokens=128, threads=1, device="cpu", precision="float32", optimizer=optimizers.get(kind)()
+    )
     return find_lr.run(
         FindConfig(steps=60),
         config,

@@ -24,6 +24,7 @@ from fabula.model.decoder import Decoder
 from fabula.progress import Silent, StopFlag
 from fabula.tokenizer.base import Tokenizer
 from fabula.train.callbacks import Evaluate, Latest, Metrics, milestones
+from fabula.train.clipping import clip_gradients
 from fabula.train.config import TrainConfig
 from fabula.train.objective import Loss, NextToken
 from fabula.train.optimizers import AdamWConfig, MuonConfig, OptimizerConfig
@@ -32,7 +33,7 @@ from fabula.train.run import TrainResult, run
 from fabula.train.saving import Save
 from fabula.train.schedules import Cosine, WarmupStableDecay
 from fabula.train.speed import Speed
-from fabula.train.trainer import Callback, StepRecord, Trainer, clip_gradients
+from fabula.train.trainer import Callback, StepRecord, Trainer
 from tests import tiny
 
 CPU = Device("cpu", "float32", 1, "a test")
@@ -457,7 +458,7 @@ def train(
 @pytest.fixture
 def fixed_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs have one plan only if both measure the same."""
-    monkeypatch.setattr("fabula.train.run.measure", lambda *a, **k: SPEED)
+    monkeypatch.setattr("fabula.train.speed.measure", lambda *a, **k: SPEED)
 
 
 @pytest.fixture

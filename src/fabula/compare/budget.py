@@ -17,9 +17,9 @@ from fabula.data.shards import Shards
 from fabula.model.config import ModelConfig
 from fabula.progress import Progress
 from fabula.recipe import Recipe, feed
-from fabula.train import run as train_stage
 from fabula.train.budget import parse_budget
 from fabula.train.config import TrainConfig
+from fabula.train.forecast import forecast
 from fabula.train.material import step_rows
 from fabula.train.planning import make_plan
 from fabula.train.precision import place
@@ -78,9 +78,7 @@ def settle(loaded: Recipe, model: ModelConfig, shards: Shards, match: Match, pro
     epoch_rows, rows = loader.n_rows, len(checker.fixed())
     device = place(train)
     with progress.task("measuring this machine", None, ""):
-        _, speed = train_stage.rehearse(
-            train, model, loaded.generate, epoch_rows * context, device, row_tokens=loader.row_tokens
-        )
+        _, speed = forecast(train, model, loaded.generate, epoch_rows * context, device, row_tokens=loader.row_tokens)
     plan = make_plan(train, model, speed, epoch_rows, rows, loaded.generate, loader.row_tokens)
     per_step = tokens_per_step(train, model, loader.row_tokens)
     tokens = plan.steps * per_step

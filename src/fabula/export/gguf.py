@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fabula.errors import ConfigError, InputError, require_extra
 from fabula.export import hf
-from fabula.export.families import Family
+from fabula.export.family import Family
 from fabula.export.fields import Theirs
 from fabula.generate.ggml import BLOCK
 from fabula.model.config import ModelConfig

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from fabula import storage
 from fabula.config import Data
 from fabula.errors import ConfigError, DamagedError, InputError, nearest
-from fabula.export.families import Family, Row, families, to_ours, to_theirs, written
+from fabula.export.families import families
+from fabula.export.family import Family, Row, to_ours, to_theirs, written
 from fabula.export.fields import Theirs
 from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.kinds import ENCODER_DECODER, AnyConfig, build_model

@@ -13,6 +13,7 @@ from fabula.checkpoint import Checkpoint, Loaded
 from fabula.config import Data, dump_json, setting
 from fabula.errors import DamagedError, InputError
 from fabula.export import families, gguf, gguf_check, hf, hf_tokenizer
+from fabula.export.family import Family, twin, written
 from fabula.export.hf_check import Comparison, check, require_transformers
 from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.kinds import AnyConfig
@@ -149,7 +150,7 @@ def _run_gguf(config: ExportConfig, loaded: Loaded, out: Path, progress: Progres
     family, zeros = _family(config.family, model.config, loaded.checkpoint.manifest.get("origin") or {})
     words = gguf.check(family, model.config, tokenizer)
     weights: gguf.Weights = "q8_0" if config.dtype == "q8_0" else "float32"
-    theirs, model = families.written(family, model.config), model.cpu().float()
+    theirs, model = written(family, model.config), model.cpu().float()
     storage.require_space(out.parent, 4 * model.config.n_params() + (4 << 20), "the exported model")
     with storage.replacing(out) as building:
         with progress.task("writing", None, ""):
@@ -164,12 +165,12 @@ def _run_gguf(config: ExportConfig, loaded: Loaded, out: Path, progress: Progres
     return Exported(out, family.name, gguf.architecture(family), weights, count, size, comparison, notes)
 
 
-def _family(wanted: str, config: AnyConfig, origin: Data) -> tuple[families.Family, list[str]]:
+def _family(wanted: str, config: AnyConfig, origin: Data) -> tuple[Family, list[str]]:
     """The family to write: the one asked for, the one that the model came from, or the first that it fits."""
     came_from = origin.get("family")
     if wanted == "auto" and came_from in families.families:
         family = families.families.get(str(came_from))
-        problems, zeros = families.twin(family, config)
+        problems, zeros = twin(family, config)
         if not problems:
             return family, zeros
     return families.fitting(config, None if wanted == "auto" else wanted)

@@ -2,8 +2,8 @@
 
 A step is a graph of ggml's operations, made once for a number of texts, of new ids and of keys, and computed again and
 again on memory of torch's. Every text has a slot of the memory of keys and values; those that are stepped together lie
-side by side. Weights are the model's own float32 (shared where they are read as they stand), or 8-bit blocks (q8_0):
-products of whole numbers, a quarter of the memory to read, and a little less exact.
+side by side. Weights are float32, or 8-bit blocks (q8_0): products of whole numbers, a quarter of the memory to read,
+and a little less exact. What is in a graph stands in `graphs.py`.
 
 The twin is `model.decoder.Decoder` itself: tests hold logits to 1e-4 and greedy tokens equal.
 """
@@ -15,35 +15,18 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fabula.errors import MachineError
 from fabula.generate import ggml
 from fabula.generate.backend import Wanted
 from fabula.generate.ggml import Context, Node
-from fabula.model.attention import Attention, GroupedQueryAttention
-from fabula.model.block import Block
-from fabula.model.config import ModelConfig
+from fabula.generate.graphs import Graph, Graphs, Weights
 from fabula.model.decoder import Decoder
-from fabula.model.ffn import (
-    FFN,
-    FFNConfig,
-    GegluFFN,
-    GeluFFN,
-    GluFFN,
-    ReluFFN,
-    SquaredReluFFN,
-    SwigluFFN,
-)
-from fabula.model.norms import LayerNormConfig, RMSNorm, RMSNormConfig
-from fabula.model.positions import LearnedPositions, NoPositions, Rope, RopePosition, SinusoidalPositions
-
-Weights = Literal["float32", "int8"]
 
 # Ids read in one graph; longer prompts are read in parts.
 _PART = 512
@@ -55,60 +38,6 @@ _ROOM = 256
 _HIDDEN = np.float16(-np.inf)
 # Graphs that are kept, and the most ids of a text that a kept one reads: prompts differ, and theirs are large.
 _GRAPHS, _KEPT = 64, 16
-
-
-def in_the_way(config: ModelConfig) -> list[str]:
-    """The settings of a model that ggml's operations here do not cover; empty when it can be compiled."""
-    problems = []
-    if type(config.attention) is not GroupedQueryAttention:
-        problems.append("attention.kind must be gqa")
-    if type(config.ffn) not in (ReluFFN, SquaredReluFFN, GeluFFN, GluFFN, SwigluFFN, GegluFFN):
-        problems.append("ffn.kind is a mixture of experts")
-    if type(config.position) not in (NoPositions, LearnedPositions, SinusoidalPositions, Rope):
-        problems.append("positions are told by a bias of the scores")
-    if type(config.norm) not in (LayerNormConfig, RMSNormConfig):
-        problems.append("norm.kind must be layernorm or rmsnorm")
-    return problems
-
-
-@dataclass(frozen=True, slots=True)
-class _Norm:
-    weight: Node
-    bias: Node | None
-    eps: float
-    rms: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Linear:
-    weight: Node
-    bias: Node | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    attention_norm: _Norm
-    ffn_norm: _Norm
-    attention_out_norm: _Norm | None
-    ffn_out_norm: _Norm | None
-    qkv: _Linear
-    qk_norm: _Norm | None
-    out: _Linear
-    up: _Linear  # gate and up in one where there is a gate
-    down: _Linear
-    local: bool
-
-
-@dataclass(slots=True)
-class _Graph:
-    context: Context
-    n_keys: int
-    tokens: np.ndarray[Any, Any]
-    positions: np.ndarray[Any, Any]
-    rows: np.ndarray[Any, Any]
-    masks: dict[bool, np.ndarray[Any, Any]]
-    logits: Tensor
-    seen: int = -1  # of a graph of one id: the keys, from the first on, that its mask shows; -1: it says something else
 
 
 class Slot:
@@ -147,26 +76,18 @@ class CompiledDecoder:
         capacity: int = 64,
         n_ids: int | None = None,
     ) -> None:
-        problems = in_the_way(model.config)
-        if problems:
-            raise ValueError(f"cannot be compiled: {'; '.join(problems)}")
+        self._model = Graphs(model, weights)
         self.config, self.weights = model.config, weights
         self.context_length, self.capacity = model.config.context_length, capacity
         self.vocab_size = min(n_ids or model.config.vocab_size, model.config.vocab_size)
         self._turn = threading.RLock()
-        assert isinstance(model.config.attention, GroupedQueryAttention)
-        self._attention = model.config.attention
         self._processor = ggml.Processor(threads or torch.get_num_threads())
-        self._constants = Context(64 + 24 * model.config.n_layers)
-        self._take(model)
-        self._width = self._attention.n_kv_heads * self._attention.head_dim
         self._room = min(_ROOM, model.config.context_length)
-        self._keys = torch.zeros(model.config.n_layers, 1, self._room, self._width)
+        self._keys = torch.zeros(model.config.n_layers, 1, self._room, self._model.width)
         self._values = torch.zeros_like(self._keys)
         self._memory = Context(0)
         self._nodes: list[tuple[Node, Node]] = []
-        self._graphs: OrderedDict[tuple[int, int, int, int, bool], _Graph] = OrderedDict()
-        self._last: dict[int, _Graph] = {}  # of the text that was stepped alone, by its place
+        self._graphs: OrderedDict[tuple[int, int, int, int, bool], Graph] = OrderedDict()
         self._slots: list[Slot] = []
         self._open: dict[int, Slot] = {}
         self._opened = 0
@@ -175,7 +96,7 @@ class CompiledDecoder:
     def release(self) -> None:
         """Give the memory of ggml back; done by itself when nobody holds the object any more."""
         self._forget_graphs()
-        for part in (self._memory, self._constants, self._processor):
+        for part in (self._memory, self._model, self._processor):
             part.free()
 
     def __del__(self) -> None:
@@ -233,13 +154,10 @@ class CompiledDecoder:
         return logits[order]
 
     def _step_one(self, slot: Slot, number: int) -> Tensor:
-        """One text alone, which is most of what is asked. What is looked up between two steps lies far away: the
-        weights have driven it out of every cache."""
+        """One text alone, which is most of what is asked. Little is done between two steps: whatever it needs, the
+        weights have driven out of every cache."""
         self._check(slot, 1)
-        graph = self._last.get(slot.index)
-        if graph is None or not graph.n_keys - _KEYS <= slot.length < graph.n_keys:
-            graph = self._graph(1, 1, self._keys_for(slot.length + 1), slot.index, False)
-            self._last = {slot.index: graph}
+        graph = self._graph(1, 1, self._keys_for(slot.length + 1), slot.index, False)
         self._tell_one(graph, slot, number)
         self._processor.compute(graph.context)
         slot.length += 1
@@ -299,7 +217,7 @@ class CompiledDecoder:
         self._slots[a.index], self._slots[b.index] = a, b
 
     def _grow(self, n_slots: int, room: int) -> None:
-        keys = torch.zeros(self.config.n_layers, n_slots, room, self._width)
+        keys = torch.zeros(self.config.n_layers, n_slots, room, self._model.width)
         values = torch.zeros_like(keys)
         for slot in self._slots:
             keys[:, slot.index, : slot.length] = self._keys[:, slot.index, : slot.length]
@@ -320,85 +238,8 @@ class CompiledDecoder:
         for graph in self._graphs.values():
             graph.context.free()
         self._graphs.clear()
-        self._last = {}
 
     # ---- weights ----
-
-    def _take(self, model: Decoder) -> None:
-        config, position = model.config, model.position
-        embedding = model.embedding.weight.detach().float()
-        self._embedding = self._matrix(embedding)
-        tied = model.head is None
-        self._head = _Linear(
-            self._embedding if tied else self._matrix(model.head_weight), self._vector(model.head_bias)
-        )
-        learned = isinstance(config.position, LearnedPositions | SinusoidalPositions)
-        table = getattr(position, "table", None)
-        table = table.weight if isinstance(table, nn.Embedding) else table
-        self._places = (
-            self._constants.over(table.detach().float().contiguous()) if learned and table is not None else None
-        )
-        self._turns: dict[bool, tuple[Node, float]] = {}
-        if isinstance(position, RopePosition):
-            for local in (False, True):
-                frequency, scale = position.frequencies(torch.device("cpu"), local)
-                self._turns[local] = self._constants.over((1 / frequency).contiguous()), scale
-        self._norm = self._norm_of(model.norm) if config.final_norm else None
-        self._layers = [
-            self._layer(block, kind == "L")
-            for block, kind in zip(model.blocks, model.kinds, strict=True)
-            if isinstance(block, Block)
-        ]
-
-    def _layer(self, block: Block, local: bool) -> _Layer:
-        attention, ffn = block.attention, block.ffn
-        assert isinstance(attention, Attention)
-        qkv = self._linear(attention.q_proj, attention.k_proj, attention.v_proj)
-        qk_norm = None
-        if isinstance(attention.q_norm, RMSNorm) and isinstance(attention.k_norm, RMSNorm):
-            heads = [_scale_of(attention.q_norm).expand(attention.n_heads, -1)]
-            heads.append(_scale_of(attention.k_norm).expand(attention.n_kv_heads, -1))
-            weight = self._constants.over(torch.cat(heads).contiguous())
-            qk_norm = _Norm(weight, None, attention.q_norm.eps, True)
-        gated = [part for part in (getattr(ffn, "gate", None), ffn.up) if isinstance(part, nn.Linear)]
-        outer = self.config.placement == "sandwich"
-        return _Layer(
-            self._norm_of(block.attention_norm),
-            self._norm_of(block.ffn_norm),
-            self._norm_of(block.attention_out_norm) if outer else None,
-            self._norm_of(block.ffn_out_norm) if outer else None,
-            qkv,
-            qk_norm,
-            self._linear(attention.out_proj),
-            self._linear(*gated),
-            self._linear(_down(ffn)),
-            local,
-        )
-
-    def _linear(self, *parts: nn.Linear) -> _Linear:
-        """Linears that read the same, as one."""
-        weight = parts[0].weight if len(parts) == 1 else torch.cat([part.weight.detach() for part in parts])
-        biases = [torch.zeros(part.out_features) if part.bias is None else part.bias.detach() for part in parts]
-        has_bias = any(part.bias is not None for part in parts)
-        return _Linear(self._matrix(weight), self._vector(torch.cat(biases)) if has_bias else None)
-
-    def _matrix(self, weight: Tensor) -> Node:
-        made = weight.detach().float().contiguous()
-        if self.weights == "int8" and made.shape[1] % ggml.BLOCK == 0:
-            return self._constants.over(ggml.quantize(made), tuple(made.shape), ggml.Q8_0)
-        return self._constants.over(made)
-
-    def _vector(self, values: Tensor | None) -> Node | None:
-        return None if values is None else self._constants.over(values.detach().float().contiguous())
-
-    def _norm_of(self, norm: nn.Module) -> _Norm:
-        if isinstance(norm, RMSNorm):
-            return _Norm(self._constants.over(_scale_of(norm).contiguous()), None, norm.eps, True)
-        assert isinstance(norm, nn.LayerNorm)
-        weight = self._vector(norm.weight)
-        assert weight is not None
-        return _Norm(weight, self._vector(norm.bias), norm.eps, False)
-
     # ---- steps ----
 
     def _compute(self, slots: Sequence[Slot], tokens: np.ndarray[Any, Any], every: bool) -> Tensor:
@@ -407,10 +248,7 @@ class CompiledDecoder:
         batch, length = tokens.shape
         n_keys = self._keys_for(max(slot.length for slot in slots) + length)
         graph = self._graph(batch, length, n_keys, slots[0].index, every)
-        if batch == length == 1:
-            self._tell_one(graph, slots[0], int(tokens[0, 0]))
-        else:
-            self._tell(graph, slots, tokens)
+        self._tell(graph, slots, tokens)
         self._processor.compute(graph.context)
         for slot in slots:
             slot.length += length
@@ -427,7 +265,7 @@ class CompiledDecoder:
             self._grow(self._keys.shape[1], room)
         return min(-(-longest // _KEYS) * _KEYS, self._room)
 
-    def _tell(self, graph: _Graph, slots: Sequence[Slot], tokens: np.ndarray[Any, Any]) -> None:
+    def _tell(self, graph: Graph, slots: Sequence[Slot], tokens: np.ndarray[Any, Any]) -> None:
         """Fill what a graph reads: ids, their positions, where their keys go, and which keys each sees."""
         starts = np.array([[slot.length] for slot in slots], dtype=np.int64)
         positions = starts + np.arange(tokens.shape[1])
@@ -441,8 +279,9 @@ class CompiledDecoder:
             if local:
                 hidden |= distance > self._reach(positions)
             mask[:] = np.where(hidden, _HIDDEN, np.float16(0)).reshape(mask.shape)
+        graph.seen = -1
 
-    def _tell_one(self, graph: _Graph, slot: Slot, number: int) -> None:
+    def _tell_one(self, graph: Graph, slot: Slot, number: int) -> None:
         """The same for one id of one text."""
         position = slot.length
         graph.tokens[0], graph.positions[0] = number, position
@@ -462,166 +301,14 @@ class CompiledDecoder:
         reach = self.config.local.reach(torch.from_numpy(positions))
         return self.config.local.most() if reach is None else reach.numpy()[:, :, None]
 
-    def _graph(self, batch: int, length: int, n_keys: int, first: int, every: bool) -> _Graph:
+    def _graph(self, batch: int, length: int, n_keys: int, first: int, every: bool) -> Graph:
         key = (batch, length, n_keys, first, every)
         if length > _KEPT:
-            return self._build(*key)
+            return self._model.build(self._nodes, self._room, *key)
         found = self._graphs.get(key)
         if found is None:
-            found = self._graphs[key] = self._build(*key)
+            found = self._graphs[key] = self._model.build(self._nodes, self._room, *key)
             while len(self._graphs) > _GRAPHS:
                 self._graphs.popitem(last=False)[1].context.free()
-                self._last = {}
-        self._graphs.move_to_end(key)
+                self._graphs.move_to_end(key)
         return found
-
-    def _build(self, batch: int, length: int, n_keys: int, first: int, every: bool) -> _Graph:
-        config, count = self.config, batch * length
-        g = Context(64 + 64 * config.n_layers, graph=True)
-        tokens, positions = torch.zeros(count, dtype=torch.int32), torch.zeros(count, dtype=torch.int32)
-        rows = torch.zeros(count, dtype=torch.int64)
-        masks = {
-            local: torch.zeros(batch, 1, length, n_keys, dtype=torch.float16)
-            for local in {layer.local for layer in self._layers}
-        }
-        tokens_in, positions_in, rows_in = g.over(tokens), g.over(positions), g.over(rows)
-        masks_in = {local: g.over(mask) for local, mask in masks.items()}
-        x = g.get_rows(self._embedding, tokens_in)
-        if config.embedding_factor() != 1:
-            x = g.scale(x, config.embedding_factor())
-        if self._places is not None:
-            x = g.add(x, g.get_rows(self._places, positions_in))
-        view = _View(batch, length, n_keys, first * self._room, self._room)
-        for layer, memory in zip(self._layers, self._nodes, strict=True):
-
-            def attend(y: Node, layer: _Layer = layer, memory: tuple[Node, Node] = memory) -> Node:
-                return self._attend(g, layer, memory, y, positions_in, rows_in, masks_in[layer.local], view)
-
-            if config.placement == "post":
-                x = _normalise(g, layer.attention_norm, g.add(x, attend(x)))
-                x = _normalise(g, layer.ffn_norm, g.add(x, self._feed(g, layer, x, count)))
-                continue
-            y = attend(_normalise(g, layer.attention_norm, x))
-            x = g.add(x, y if layer.attention_out_norm is None else _normalise(g, layer.attention_out_norm, y))
-            y = self._feed(g, layer, _normalise(g, layer.ffn_norm, x), count)
-            x = g.add(x, y if layer.ffn_out_norm is None else _normalise(g, layer.ffn_out_norm, y))
-        kept = count if every else 1
-        if kept < count:
-            stride = 4 * config.d_model
-            x = g.view_2d(x, config.d_model, 1, stride, (count - 1) * stride)
-        if self._norm is not None:
-            x = _normalise(g, self._norm, x)
-        logits = _apply(g, self._head, x)
-        if config.logit_cap:
-            logits = g.scale(g.tanh(g.scale(logits, 1 / config.logit_cap)), config.logit_cap)
-        out = g.finish(logits, (kept, config.vocab_size))
-        return _Graph(
-            g, n_keys, tokens.numpy(), positions.numpy(), rows.numpy(), {k: m.numpy() for k, m in masks.items()}, out
-        )
-
-    def _attend(
-        self,
-        g: Context,
-        layer: _Layer,
-        memory: tuple[Node, Node],
-        x: Node,
-        positions: Node,
-        rows: Node,
-        mask: Node,
-        view: _View,
-    ) -> Node:
-        attention, width = self._attention, self._width
-        head, turned = 4 * attention.head_dim, attention.n_heads + attention.n_kv_heads
-        queries, count = attention.n_heads * attention.head_dim, view.batch * view.length
-        qkv = _apply(g, layer.qkv, x)
-        row = 4 * (queries + 2 * width)
-        v = g.view_2d(qkv, width, count, row, 4 * (queries + width))
-        # Queries and keys together: heads of the same width, one after the other.
-        qk, start = qkv, 0
-        if layer.qk_norm is not None or self._turns:
-            qk = g.view_3d(qkv, attention.head_dim, turned, count, head, row, start)
-            row = head * turned
-        if layer.qk_norm is not None:
-            qk = _normalise(g, layer.qk_norm, qk)
-        if self._turns:
-            wavelengths, scale = self._turns[layer.local]
-            qk = g.rope(qk, positions, wavelengths, attention.head_dim, scale)
-        k = g.view_2d(qk, width, count, row, 4 * queries)
-        q = g.view_4d(
-            qk, attention.head_dim, view.length, attention.n_heads, view.batch, row, head, row * view.length, 0
-        )
-        seen = []
-        for held, new in zip(memory, (k, v), strict=True):
-            g.compute_before(g.set_rows(held, new, rows))
-            token = 4 * width
-            seen.append(
-                g.view_4d(
-                    held, attention.head_dim, view.n_keys, attention.n_kv_heads, view.batch,
-                    token, head, token * view.room, token * view.first,
-                )
-            )  # fmt: skip
-        mixed = g.flash_attn_ext(q, seen[0], seen[1], mask, attention.score_scale(), 0.0, attention.logit_cap)
-        return _apply(g, layer.out, g.reshape_2d(mixed, queries, count))
-
-    def _feed(self, g: Context, layer: _Layer, x: Node, count: int) -> Node:
-        config = self.config.ffn
-        up = _apply(g, layer.up, x)
-        if config.n_matrices() == 2:
-            return _apply(g, layer.down, _activate(g, config, up))
-        return _apply(g, layer.down, _gate(g, config, up, count))
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """The part of the memory that a graph sees: B neighbouring slots, and of each the first `n_keys`."""
-
-    batch: int
-    length: int
-    n_keys: int
-    first: int
-    room: int
-
-
-def _scale_of(norm: RMSNorm) -> Tensor:
-    weight = norm.weight.detach().float()
-    return 1 + weight if norm.centred else weight
-
-
-def _down(ffn: FFN) -> nn.Linear:
-    (linear,) = ffn.output_projections()
-    return linear
-
-
-def _apply(g: Context, linear: _Linear, x: Node) -> Node:
-    y = g.mul_mat(linear.weight, x)
-    return y if linear.bias is None else g.add(y, linear.bias)
-
-
-def _normalise(g: Context, norm: _Norm, x: Node) -> Node:
-    y = g.mul(g.rms_norm(x, norm.eps) if norm.rms else g.norm(x, norm.eps), norm.weight)
-    return y if norm.bias is None else g.add(y, norm.bias)
-
-
-def _activate(g: Context, config: FFNConfig, x: Node) -> Node:
-    """The activation of a network; where ggml's own rounds to 16 bits (tanh-GELU) it is composed of others."""
-    if isinstance(config, ReluFFN):
-        return g.relu(x)
-    if isinstance(config, SquaredReluFFN):
-        return g.sqr(g.relu(x))
-    if isinstance(config, GluFFN):
-        return g.sigmoid(x)
-    assert isinstance(config, GeluFFN | GegluFFN)
-    if not config.tanh:
-        return g.gelu_erf(x)
-    # 0.5 x (1 + tanh u) = x sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
-    double = 2 * math.sqrt(2 / math.pi)
-    return g.mul(x, g.sigmoid(g.mul(x, g.scale_bias(g.sqr(x), 0.044715 * double, double))))
-
-
-def _gate(g: Context, config: FFNConfig, both: Node, count: int) -> Node:
-    """act(gate) * up from both in one row."""
-    if isinstance(config, SwigluFFN):
-        return g.swiglu(both)
-    d_ff = config.d_ff
-    gate, up = (g.cont(g.view_2d(both, d_ff, count, 8 * d_ff, start)) for start in (0, 4 * d_ff))
-    return g.mul(_activate(g, config, gate), up)

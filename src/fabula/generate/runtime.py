@@ -12,7 +12,8 @@ import torch
 
 from fabula.device import Device
 from fabula.errors import InputError, MachineError, nearest
-from fabula.generate.compiled import CompiledDecoder, Weights, in_the_way
+from fabula.generate.compiled import CompiledDecoder
+from fabula.generate.graphs import Weights, in_the_way
 from fabula.model.decoder import Decoder
 from fabula.model.kinds import AnyModel
 

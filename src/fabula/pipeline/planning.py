@@ -24,7 +24,7 @@ from fabula.plan.estimate import training_bytes
 from fabula.progress import Progress, Silent, stop_on_signals
 from fabula.recipe import Recipe
 from fabula.tokenizer import run as tokenizer_stage
-from fabula.train import run as train_stage
+from fabula.train.forecast import forecast
 from fabula.train.precision import place
 
 
@@ -60,7 +60,7 @@ def plan(
         row_tokens *= 1 - packed["waste"]
     device = place(loaded.train)
     with watcher.task("measuring this machine", None, ""):
-        made, speed = train_stage.rehearse(
+        made, speed = forecast(
             loaded.train, model, loaded.generate, epoch_tokens, device, pair_tokens, row_tokens, longest
         )
         machine = hardware.measure(device, Path.cwd())

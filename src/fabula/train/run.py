@@ -41,7 +41,6 @@ from fabula.distributed.spread import Spread, spread
 from fabula.errors import DamagedError, InputError, PromptError
 from fabula.generate.config import GenerateConfig
 from fabula.generate.run import encode_prompt
-from fabula.model.encdec import EncoderDecoderConfig
 from fabula.model.kinds import AnyConfig, AnyModel, described
 from fabula.plan import hardware
 from fabula.plan.estimate import utilisation
@@ -54,15 +53,14 @@ from fabula.train.compiling import Compiled, Decision, decide, try_it
 from fabula.train.config import TrainConfig
 from fabula.train.guard import Guard, Holding
 from fabula.train.heap import keep_freed_memory
-from fabula.train.material import Material, feeding, material, reading_notes, step_rows
+from fabula.train.material import Material, feeding, material, reading_notes
 from fabula.train.objective import NextToken, Objective, SequenceToSequence
 from fabula.train.patience import Patience
 from fabula.train.planning import Plan, ended, make_plan, settled
 from fabula.train.precision import place
 from fabula.train.prepared import prepared
-from fabula.train.rehearsal import made_up, peak_of_steps
 from fabula.train.saving import Save
-from fabula.train.speed import Speed, Stepper, measure
+from fabula.train.speed import Speed, Stepper, speed_of
 from fabula.train.threads import candidates, fastest
 from fabula.train.trackers.mirror import Trackers
 from fabula.train.trainer import Callback, Trainer
@@ -128,7 +126,7 @@ def run(
             faults.point("train.measuring")
             stop.check("measuring this machine")
             device, threads_rule = _with_threads(config, model_config, made, device, stop)
-            speed = _speed(config, model_config, made.typical, scored, byte_lengths, device, stop, over)
+            speed = speed_of(config, model_config, made.typical, scored, byte_lengths, device, stop, over)
 
             def planned(speed: Speed, spent: float) -> Plan:
                 made_plan = make_plan(
@@ -467,63 +465,3 @@ def _require_disk(folder: RunFolder, model_config: AnyConfig, config: TrainConfi
     storage.require_space(
         folder.root, max(one, (keep + 2) * one - there), f"a run that keeps {keep} checkpoints of {one:,} bytes each"
     )
-
-
-def rehearse(
-    config: TrainConfig,
-    model_config: AnyConfig,
-    sampling: GenerateConfig,
-    epoch_tokens: int,
-    device: Device,
-    pair_tokens: tuple[float, float] = (0.0, 0.0),
-    row_tokens: float = 0.0,
-    longest: tuple[int, int] = (0, 0),
-) -> tuple[Plan, Speed]:
-    """The plan of a run whose data does not exist yet: real steps on made-up ids of an epoch of `epoch_tokens`.
-
-    Of pairs these are those of the targets; `pair_tokens` are the mean lengths of a source and a target, and `longest`
-    the longest: time is that of a usual batch, memory that of the one with the longest pairs. Rows of text have
-    `row_tokens` predictions on average, the rest is padding; 0: context_length.
-    """
-    context = model_config.context_length
-    if isinstance(model_config, EncoderDecoderConfig):
-        row_tokens = min(pair_tokens[1], context)
-        rows = step_rows(config, row_tokens)
-        widths = [max(2, min(context, round(n))) for n in pair_tokens]
-        batch = made_up(model_config, rows, (widths[0], widths[1]), config)
-        ones = np.ones(model_config.vocab_size, dtype=np.int64)
-        speed = _speed(config, model_config, batch, batch, ones, device, StopFlag())
-        epoch_rows = max(1, round(epoch_tokens / row_tokens))
-        plan = make_plan(config, model_config, speed, epoch_rows, max(1, epoch_rows // 20), sampling, row_tokens)
-        if longest[1]:
-            wide = made_up(model_config, rows, longest, config)
-            speed = replace(
-                speed, peak_memory_bytes=peak_of_steps(config, model_config, wide, plan.micro_rows, device)[0]
-            )
-        return plan, speed
-    row_tokens = row_tokens or context
-    rows = step_rows(config, row_tokens)
-    batch = made_up(model_config, rows, (0, context), config)
-    lengths = np.ones(model_config.vocab_size, dtype=np.int64)
-    speed = _speed(config, model_config, batch, batch, lengths, device, StopFlag())
-    epoch_rows = max(1, int(epoch_tokens / row_tokens))
-    plan = make_plan(config, model_config, speed, epoch_rows, max(1, epoch_rows // 20), sampling, row_tokens)
-    return plan, speed
-
-
-def _speed(
-    config: TrainConfig,
-    model_config: AnyConfig,
-    batch: Batch | PairBatch,
-    scored: Batch | PairBatch,
-    lengths: Lengths,
-    device: Device,
-    stop: StopFlag,
-    over: Spread | None = None,
-) -> Speed:
-    budget = parse_budget(config.budget)
-    seconds = 0.03 * budget.amount if budget.unit == "seconds" else 0.0
-    rows = batch.tokens.shape[0]
-    micro_rows = min(rows, config.micro_rows or rows)
-    over = (over or Spread()).fresh()
-    return measure(config, model_config, batch, scored, lengths, micro_rows, device, seconds, stop, over)

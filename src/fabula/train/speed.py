@@ -27,6 +27,7 @@ from fabula.model.encdec import EncoderDecoder, EncoderDecoderConfig
 from fabula.model.kinds import AnyConfig, AnyModel
 from fabula.progress import StopFlag
 from fabula.train.averaging import with_room
+from fabula.train.budget import parse_budget
 from fabula.train.config import TrainConfig
 from fabula.train.heap import keep_freed_memory
 from fabula.train.objective import NextToken, Objective, SequenceToSequence
@@ -72,6 +73,25 @@ class _Same:
     def stream(self, position: int, rows: int, waiting: Callable[[], None]) -> Generator[Batch | PairBatch]:
         while True:
             yield self.batch
+
+
+def speed_of(
+    config: TrainConfig,
+    model_config: AnyConfig,
+    batch: Batch | PairBatch,
+    scored: Batch | PairBatch,
+    lengths: NDArray[np.int64],
+    device: Device,
+    stop: StopFlag,
+    over: Spread | None = None,
+) -> Speed:
+    """What `measure` says of a run with these settings: a thirtieth of a time budget at most goes into it."""
+    budget = parse_budget(config.budget)
+    seconds = 0.03 * budget.amount if budget.unit == "seconds" else 0.0
+    rows = batch.tokens.shape[0]
+    micro_rows = min(rows, config.micro_rows or rows)
+    over = (over or Spread()).fresh()
+    return measure(config, model_config, batch, scored, lengths, micro_rows, device, seconds, stop, over)
 
 
 def measure(

@@ -34,6 +34,7 @@ from fabula.device import Device, free_memory_bytes, generators, is_out_of_memor
 from fabula.distributed.spread import Spread, spread_as, whole
 from fabula.errors import DamagedError, MachineError, Stopped
 from fabula.progress import StopFlag
+from fabula.train.clipping import clip_gradients
 from fabula.train.objective import Objective
 from fabula.train.precision import check_masters
 from fabula.train.scaling import LossScale
@@ -507,32 +508,3 @@ class Trainer:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> float:
-    """Scale the gradients so that their joint norm is at most `most` (0: leave them); returns the norm before.
-
-    A norm that is not finite leaves them as they are, so that it can be told which of them is to blame.
-    """
-    gradients: list[Any] = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
-        return 0.0
-    spread = [g for g in gradients if hasattr(g, "device_mesh")]
-    if spread:
-        return _clip_spread(spread, [g for g in gradients if not hasattr(g, "device_mesh")], most)
-    norm = torch.nn.utils.get_total_norm(gradients)
-    found = float(norm)
-    if most > 0 and math.isfinite(found):
-        torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
-    return found
-
-
-def _clip_spread(spread: list[Any], others: list[Tensor], most: float) -> float:
-    """The same where some gradients are spread over processes; torch takes no mixture of both."""
-    norms = [torch.nn.utils.get_total_norm(part) for part in (spread, others) if part]
-    found = float(torch.linalg.vector_norm(torch.stack([whole(norm) for norm in norms])))
-    if most > 0 and math.isfinite(found):
-        factor = min(1.0, most / (found + 1e-6))  # as torch's
-        for gradient in (*spread, *others):
-            gradient.mul_(factor)
-    return found
