@@ -60,18 +60,17 @@ def get_ready() -> None:
     import fabula.cli.main
     import fabula.cli.recipes
     import fabula.pipeline
-    from fabula.train import run as training
     from fabula.train import speed
 
     torch.set_num_threads(1)
     speed._SECONDS = (0.0, 0.02)
-    measure = training.measure
+    measure = speed.measure
 
     def measured(*arguments: Any, **named: Any) -> speed.Speed:
         found = measure(*arguments, **named)
         return replace(found, step=0.1, evaluation_row=0.01, sampled_token=0.001, save=0.05)
 
-    training.measure = measured
+    speed.measure = measured
     with tempfile.TemporaryDirectory() as folder:
         # A whole run, so that what is imported late is there before the first fork.
         fabula.pipeline.run(tiny.write_recipe(Path(folder)), {"train.budget": "2steps"}, runs=folder)
