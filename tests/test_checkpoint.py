@@ -104,11 +104,15 @@ def test_prune_keeps_the_best_and_at_least_two(tmp_path: Path, tiny_tokenizer: T
     assert checkpoint.prune(tmp_path, 3) == []
 
 
-def test_what_is_no_model(tmp_path: Path, tiny_run: Path) -> None:
+def test_what_is_no_model(tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no model at"):
         checkpoint.find(tmp_path / "none")
     with pytest.raises(InputError, match="no checkpoints here"):
         checkpoint.find(tmp_path)
+    (tmp_path / "runs" / "fables").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"did you mean runs/fables\?"):
+        checkpoint.find(Path("fables"))
     (tmp_path / "file.txt").write_text("x")
     with pytest.raises(InputError):
         checkpoint.find(tmp_path / "file.txt")

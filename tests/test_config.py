@@ -117,6 +117,11 @@ def test_unknown_keys_get_the_nearest_name() -> None:
     assert problems({"bedz": 1}, where="") == ['bedz: unknown key; did you mean "beds"?']
 
 
+def test_a_key_of_the_section_below_is_found() -> None:
+    assert problems({"planks": 2}) == ['garden.planks: unknown key; did you mean "garden.fence.planks"?']
+    assert problems({"planks": 2}, where="") == ['planks: unknown key; did you mean "fence.planks"?']
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

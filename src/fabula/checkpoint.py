@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from fabula.model.kinds import AnyModel
 
+# Where runs are kept when nobody says.
+RUNS = Path("runs")
 FORMAT = 1
 # Bytes of a checkpoint beside its tensors, generously: vocabulary, counters, generators, settings.
 _SMALL_FILES = 1 << 20
@@ -302,7 +304,9 @@ def best(run: Path) -> Checkpoint | None:
 def find(path: Path, which: str = "best") -> Checkpoint:
     """The checkpoint that MODEL means: a checkpoint folder itself, or `best`, `last` or `step-N` of a run folder."""
     if not path.exists():
-        raise InputError(f"no model at {path}: neither a run folder nor a checkpoint")
+        run = Path(RUNS, path)
+        near = f"; did you mean {run}?" if run.is_dir() else ""
+        raise InputError(f"no model at {path}: neither a run folder nor a checkpoint{near}")
     remains = any((path / name).exists() for name in (*FILES, storage.MANIFEST))
     if re.fullmatch(r"step-\d+", path.name) or (remains and not RunFolder(path).checkpoints.is_dir()):
         manifest = storage.verify(path, hashes=False)

@@ -172,6 +172,13 @@ def test_too_many_bad_records_stop_the_pass_early(tmp_path: Path) -> None:
         read(corpus(path, max_quarantined=1.0))
 
 
+def test_text_of_another_encoding_is_refused_with_a_way_to_convert_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("El ñandú corre.\n\n".encode("cp1252") * 100)
+    with pytest.raises(SourceError, match=r"(?s)not UTF-8: byte 0xf1.*iconv -f WINDOWS-1252 -t UTF-8"):
+        read(corpus(path))
+
+
 def test_a_missing_source_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such file"):
         corpus(tmp_path / "none.txt")

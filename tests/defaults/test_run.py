@@ -221,6 +221,7 @@ def test_plan_says_what_would_be_chosen(cli: Cli, text: Path, measured: list[Any
     ("arguments", "told"),
     [
         (["run", "nowhere.txt"], "no such text: nowhere.txt"),
+        (["run", "fabula-1m"], "TEXT --model.preset fabula-1m"),
         (["run", "RECIPE"], "did you mean"),
         (["run", "*.none"], "no file matches"),
         (["run", ""], "names nothing"),

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from fabula import pipeline
 from fabula.compare import run as comparison
 from fabula.config import Data
 from fabula.errors import InputError
@@ -33,7 +34,7 @@ class TrialConfig:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     seeds: int = 2
     name: str = "tokenizers"
-    runs: Path = Path("runs")
+    runs: Path = pipeline.RUNS
     fresh: bool = False
 
 

@@ -17,6 +17,9 @@ MAX_DOCUMENT_BYTES = 64 << 20
 SPACE = " \t\r\n"
 SPACE_BYTES = SPACE.encode()
 
+# How the reason of a record begins that is set aside for its bytes.
+NOT_UTF8 = "not UTF-8"
+
 _EXCERPT_BYTES = 60
 
 
@@ -90,7 +93,7 @@ def decode(raw: bytes, file: str, line: int, byte: int) -> str | Quarantined:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         at = error.start
-        reason = f"not UTF-8: byte 0x{raw[at]:02x} ({error.reason})"
+        reason = f"{NOT_UTF8}: byte 0x{raw[at]:02x} ({error.reason})"
         return Quarantined(file, line + raw.count(b"\n", 0, at), byte + at, reason, excerpt(raw, at))
 
 

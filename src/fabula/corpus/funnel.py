@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fabula.config import Data, to_data
 from fabula.corpus.clean.run import Cleaning
 from fabula.corpus.config import CorpusConfig
-from fabula.corpus.document import Document, Quarantined, Reject
+from fabula.corpus.document import NOT_UTF8, Document, Quarantined, Reject
 from fabula.corpus.records import Record
 from fabula.corpus.split import Split
 from fabula.errors import SourceError
@@ -99,6 +99,8 @@ def refuse_bad(config: CorpusConfig, funnel: Funnel, at_end: bool = False) -> No
     so_far = "" if at_end else "so far "
     enough = between(share, 1.0) or 1
     other = "choose the field with --corpus.text_field NAME, " if first.reason.startswith("no field") else ""
+    if first.reason.startswith(NOT_UTF8):
+        other = "(text of old Windows programs: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW) "
     raise SourceError(
         f"{funnel.quarantined:,} of {funnel.records:,} records {so_far}({share:.3%}) cannot be read, "
         f"more than the {config.max_quarantined:.3%} allowed; the first: {first.place}: {first.reason}: "

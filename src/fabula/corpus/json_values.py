@@ -13,7 +13,16 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-from fabula.corpus.document import MAX_DOCUMENT_BYTES, SPACE_BYTES, Quarantined, Reject, decode, excerpt, too_long
+from fabula.corpus.document import (
+    MAX_DOCUMENT_BYTES,
+    NOT_UTF8,
+    SPACE_BYTES,
+    Quarantined,
+    Reject,
+    decode,
+    excerpt,
+    too_long,
+)
 from fabula.corpus.streams import BLOCK_BYTES, UTF8_MARK, TextFile, head, lines, opened
 from fabula.errors import SourceError
 
@@ -177,7 +186,7 @@ def _of_list(file: TextFile, reject: Reject) -> Iterator[Value]:
             bad = _ESCAPED_BYTE.search(source)
             if bad:
                 where = bad.start()
-                reason = f"not UTF-8: byte 0x{ord(bad[0]) - 0xDC00:02x}"
+                reason = f"{NOT_UTF8}: byte 0x{ord(bad[0]) - 0xDC00:02x}"
                 before = utf8_bytes(source[:where])
                 shown = excerpt(source.encode("utf-8", "surrogateescape"), before)
                 reject(Quarantined(path, line + source.count("\n", 0, where), at + before, reason, shown))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from fabula.corpus.document import (
     MAX_DOCUMENT_BYTES,
+    NOT_UTF8,
     Quarantined,
     Reject,
     decode,
@@ -315,4 +316,4 @@ def _nested(column: Any, row: int) -> Any:
     try:
         return column[row].as_py()
     except UnicodeDecodeError as error:
-        return _Broken(f"not UTF-8: byte 0x{error.object[error.start]:02x} ({error.reason})")
+        return _Broken(f"{NOT_UTF8}: byte 0x{error.object[error.start]:02x} ({error.reason})")

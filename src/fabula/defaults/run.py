@@ -22,6 +22,7 @@ from fabula.defaults.rules import Choice, Facts, choose, usual_document
 from fabula.device import Device
 from fabula.errors import InputError, SourceError
 from fabula.model.config import ModelConfig
+from fabula.model.presets import presets
 from fabula.plan import hardware
 from fabula.progress import Progress, Silent, stop_on_signals
 from fabula.recipe import Recipe
@@ -91,6 +92,8 @@ def _check(source: str, given: Data) -> None:
         raise InputError(f"{source} is a run, not a text; go on with it: fabula resume {source}")
     if Path(source + ".toml").is_file() and not Path(source).exists():
         raise InputError(f"{source} is neither a text nor a recipe; did you mean {source}.toml?")
+    if source in presets and not Path(source).exists():
+        raise InputError(f"{source} is a model's preset, not a text; give it beside one: TEXT --model.preset {source}")
     if not any(mark in source for mark in "*?[,:") and source.strip() and not Path(source).exists():
         raise InputError(
             f"no such text: {source} (seen from {Path.cwd()}); give a file, a folder, a pattern, hf:owner/name or "

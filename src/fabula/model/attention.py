@@ -392,14 +392,14 @@ def usual_path(device: str, *, documents: bool, spans: bool, capped: bool, biase
     layers that see only what is near, capped scores, a bias of positions."""
     needed = [n for n, there in (("documents", documents), ("spans", spans), ("capped scores", capped)) if there]
     if device != "cuda":
-        return "fused", f"fused attention: FlexAttention has no backward pass on {device}"
+        return "fused", f"attention: fused; FlexAttention has no backward pass on {device}"
     if biased:
-        return "fused", "fused attention: scores have a bias of positions"
+        return "fused", "attention: fused; scores have a bias of positions"
     if not needed:
-        return "fused", "fused attention: plain causal attention has a kernel of its own"
+        return "fused", "attention: fused; plain causal attention has a kernel of its own"
     if importlib.util.find_spec("triton") is None:
-        return "fused", "fused attention: FlexAttention needs triton, which is not installed"
-    return "flex", f"FlexAttention: it skips what {' and '.join(needed)} hide"
+        return "fused", "attention: fused; FlexAttention needs triton, which is not installed"
+    return "flex", f"attention: FlexAttention, which skips what {' and '.join(needed)} hide"
 
 
 def set_path(model: nn.Module, path: Path) -> None:

@@ -304,7 +304,7 @@ class EncoderDecoder(nn.Module):
     def choose_path(self, device: str, documents: bool = False) -> str:
         """Send attention down its road, the same on every device; says why."""
         set_path(self, "fused")
-        return "fused attention: sources of different lengths are told apart by a mask"
+        return "attention: fused; sources of different lengths are told apart by a mask"
 
     def encode(self, source: Tensor, lengths: Tensor | None = None) -> Tensor:
         """What was read (B, S, D): source (B, S), of which each row has lengths (B) tokens (None: all of them)."""

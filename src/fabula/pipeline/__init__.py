@@ -10,10 +10,11 @@ Where a launcher has started several processes, they train together: the first o
 wait for it.
 """
 
+from fabula.checkpoint import RUNS
 from fabula.pipeline.identity import completed, differences, settings_that_matter
 from fabula.pipeline.planning import plan
 from fabula.pipeline.recipes import choices, load, load_or_choose, told
-from fabula.pipeline.runs import RUNS, check_fit, prepare, resume, run
+from fabula.pipeline.runs import check_fit, prepare, resume, run
 from fabula.pipeline.work import RunResult, check_stride
 
 __all__ = [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fabula import checkpoint, recipe, storage
-from fabula.checkpoint import RunFolder
+from fabula.checkpoint import RUNS, RunFolder
 from fabula.config import Data, to_data
 from fabula.corpus.run import Corpus
 from fabula.data.shards import Shards
@@ -30,8 +30,6 @@ from fabula.train import run as train_stage
 from fabula.train.material import material
 from fabula.train.precision import place
 from fabula.train.trackers import config as trackers
-
-RUNS = Path("runs")
 
 
 def run(
