@@ -119,6 +119,7 @@ def test_unknown_keys_get_the_nearest_name() -> None:
 
 def test_a_key_of_the_section_below_is_found() -> None:
     assert problems({"planks": 2}) == ['garden.planks: unknown key; did you mean "garden.fence.planks"?']
+    assert problems({"colour": "red"}) == ['garden.colour: unknown key; did you mean "garden.plant.colour"?']
     assert problems({"planks": 2}, where="") == ['planks: unknown key; did you mean "fence.planks"?']
 
 

@@ -87,7 +87,7 @@ def collect(cls: type[C], data: Mapping[str, Any], where: str, problems: list[st
     for key, value in data.items():
         path = f"{where}.{key}" if where else key
         if key not in fields:
-            problems.append(f"{path}: unknown key; {_known_beside(key, fields, where)}")
+            problems.append(f"{path}: unknown key; {_known_beside(key, {name: hints[name] for name in fields}, where)}")
             continue
         so_far = len(problems)
         value = _convert(hints[key], _with_default_kind(hints[key], fields[key], value), path, problems)
@@ -101,13 +101,14 @@ def collect(cls: type[C], data: Mapping[str, Any], where: str, problems: list[st
     return made if len(problems) == before else None
 
 
-def _known_beside(key: str, fields: Mapping[str, dataclasses.Field[Any]], where: str) -> str:
+def _known_beside(key: str, hints: Mapping[str, Any], where: str) -> str:
     """What was meant by a key that a section lacks: the same key one section below, or its nearest neighbour here."""
-    for name, field in fields.items():
-        section = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if dataclasses.is_dataclass(section) and key in {f.name for f in dataclasses.fields(section)}:
+    for name, hint in hints.items():
+        variants = getattr(hint, "variants", None)
+        sections = [hint] if variants is None else [variants.get(kind) for kind in variants]
+        if any(dataclasses.is_dataclass(s) and key in {f.name for f in dataclasses.fields(s)} for s in sections):
             return f'did you mean "{where}.{name}.{key}"?' if where else f'did you mean "{name}.{key}"?'
-    return nearest(key, fields)
+    return nearest(key, hints)
 
 
 def _made(cls: type[C], values: Data, refused: set[str], where: str, problems: list[str]) -> C | None:

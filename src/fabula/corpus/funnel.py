@@ -98,13 +98,15 @@ def refuse_bad(config: CorpusConfig, funnel: Funnel, at_end: bool = False) -> No
     first = next((record for record in funnel.first_quarantined if not record.useless), funnel.first_quarantined[0])
     so_far = "" if at_end else "so far "
     enough = between(share, 1.0) or 1
-    other = "choose the field with --corpus.text_field NAME, " if first.reason.startswith("no field") else ""
+    ways = "Mend the file,"
     if first.reason.startswith(NOT_UTF8):
-        other = "(text of old Windows programs: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW) "
+        ways = "Mend the file (text of old Windows programs: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW),"
+    elif first.reason.startswith("no field"):
+        ways = "Mend the file, choose the field with --corpus.text_field NAME,"
     raise SourceError(
         f"{funnel.quarantined:,} of {funnel.records:,} records {so_far}({share:.3%}) cannot be read, "
         f"more than the {config.max_quarantined:.3%} allowed; the first: {first.place}: {first.reason}: "
-        f"{first.excerpt}. Mend the file, {other}or allow more with --corpus.max_quarantined {enough:.7g}"
+        f"{first.excerpt}. {ways} or allow more with --corpus.max_quarantined {enough:.7g}"
     )
 
 
