@@ -339,8 +339,8 @@ class Files:
         if mode == "marker":
             return f"cut at every {self.reading.marker}"
         size = self.reading.document_bytes
-        what = "blank lines, blocks" if mode == "blank" else "line ends, lines"
-        return f"cut at {what} joined up to at least {size:,} bytes"
+        ends, pieces = ("blank lines", "blocks") if mode == "blank" else ("line ends", "lines")
+        return f"cut at {ends}, {f'{pieces} joined up to at least {size:,} bytes' if size else 'nothing joined'}"
 
 
 def _files(spec: str) -> tuple[list[TextFile], int, tuple[Path, ...]]:
