@@ -208,16 +208,21 @@ class Processor:
         self._backend = 0
 
 
-def quantize(matrix: Tensor) -> Tensor:
-    """A float32 matrix (rows, columns) in q8_0, as bytes; columns are a multiple of 32."""
+def q8_0_bytes(rows: int, columns: int) -> int:
+    """What a matrix takes in q8_0; columns are a multiple of 32."""
+    return rows * (columns // BLOCK) * BLOCK_BYTES
+
+
+def quantize(matrix: Tensor, into: Tensor) -> None:
+    """Write a float32 matrix (rows, columns) in q8_0 `into` as many bytes as `q8_0_bytes` says."""
     rows, columns = matrix.shape
-    made = torch.empty(rows, columns // BLOCK * BLOCK_BYTES, dtype=torch.uint8)
+    if into.numel() != q8_0_bytes(rows, columns):
+        raise ValueError(f"{q8_0_bytes(rows, columns)} bytes are written, there is room for {into.numel()}")
     written = library().ggml_quantize_chunk(
-        Q8_0, matrix.contiguous().data_ptr(), made.data_ptr(), 0, rows, columns, None
+        Q8_0, matrix.contiguous().data_ptr(), into.data_ptr(), 0, rows, columns, None
     )
-    if written != made.numel():
-        raise ValueError(f"ggml wrote {written} bytes of {made.numel()}")
-    return made
+    if written != into.numel():
+        raise ValueError(f"ggml wrote {written} bytes of {into.numel()}")
 
 
 def version() -> str:
@@ -225,4 +230,16 @@ def version() -> str:
     return str(library().ggml_version().decode())
 
 
-__all__ = ["BLOCK", "F16", "F32", "Q8_0", "Context", "Node", "Processor", "library", "quantize", "version"]
+__all__ = [
+    "BLOCK",
+    "F16",
+    "F32",
+    "Q8_0",
+    "Context",
+    "Node",
+    "Processor",
+    "library",
+    "q8_0_bytes",
+    "quantize",
+    "version",
+]

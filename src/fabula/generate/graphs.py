@@ -1,6 +1,6 @@
 """What is a decoder as operations of ggml?
 
-The weights are taken once (`Graphs`): the model's own float32, shared where they are read as they stand, or 8-bit
+The weights are taken once (`Graphs`) and laid side by side: as float32, which the model then shares, or in 8-bit
 blocks. `build` makes the graph of a step for a number of texts, of new ids and of keys. Which texts these are, and
 where their keys lie, is `compiled.py`'s.
 """
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fabula.generate import ggml
+from fabula.generate.arena import Arena
 from fabula.generate.ggml import Context, Node
 from fabula.model.attention import Attention, GroupedQueryAttention
 from fabula.model.block import Block
@@ -103,8 +104,9 @@ class Graphs:
         assert isinstance(model.config.attention, GroupedQueryAttention)
         self.config, self.weights, self._attention = model.config, weights, model.config.attention
         self.width = self._attention.n_kv_heads * self._attention.head_dim  # of a token's keys in a layer
-        self._constants = Context(64 + 24 * model.config.n_layers)
+        self._constants, self._arena = Context(64 + 24 * model.config.n_layers), Arena()
         self._take(model)
+        del self._arena  # what it still had to give
 
     def free(self) -> None:
         self._constants.free()
@@ -220,12 +222,9 @@ class Graphs:
 
     def _take(self, model: Decoder) -> None:
         config, position = model.config, model.position
-        embedding = model.embedding.weight.detach().float()
-        self._embedding = self._matrix(embedding)
-        tied = model.head is None
-        self._head = _Linear(
-            self._embedding if tied else self._matrix(model.head_weight), self._vector(model.head_bias)
-        )
+        self._embedding = self._matrix(model.embedding.weight)
+        head = self._embedding if model.head is None else self._matrix(model.head.weight)
+        self._head = _Linear(head, self._vector(model.head_bias))
         learned = isinstance(config.position, LearnedPositions | SinusoidalPositions)
         table = getattr(position, "table", None)
         table = table.weight if isinstance(table, nn.Embedding) else table
@@ -271,16 +270,19 @@ class Graphs:
 
     def _linear(self, *parts: nn.Linear) -> _Linear:
         """Linears that read the same, as one."""
-        weight = parts[0].weight if len(parts) == 1 else torch.cat([part.weight.detach() for part in parts])
         biases = [torch.zeros(part.out_features) if part.bias is None else part.bias.detach() for part in parts]
         has_bias = any(part.bias is not None for part in parts)
-        return _Linear(self._matrix(weight), self._vector(torch.cat(biases)) if has_bias else None)
+        matrix = self._matrix(*[part.weight for part in parts])
+        return _Linear(matrix, self._vector(torch.cat(biases)) if has_bias else None)
 
-    def _matrix(self, weight: Tensor) -> Node:
-        made = weight.detach().float().contiguous()
-        if self.weights == "int8" and made.shape[1] % ggml.BLOCK == 0:
-            return self._constants.over(ggml.quantize(made), tuple(made.shape), ggml.Q8_0)
-        return self._constants.over(made)
+    def _matrix(self, *weights: Tensor) -> Node:
+        """Matrices with as many columns, one below the other."""
+        if self.weights == "int8" and weights[0].shape[1] % ggml.BLOCK == 0:
+            made = torch.cat([weight.detach().float() for weight in weights])
+            blocks = self._arena.take(ggml.q8_0_bytes(*made.shape))
+            ggml.quantize(made, blocks)
+            return self._constants.over(blocks, tuple(made.shape), ggml.Q8_0)
+        return self._constants.over(self._arena.settle(weights))
 
     def _vector(self, values: Tensor | None) -> Node | None:
         return None if values is None else self._constants.over(values.detach().float().contiguous())

@@ -173,6 +173,7 @@ class Api:
         served = self.table.of(said.model)
         prompts, n = said.prompts(), said.n or 1
         best = max(n, said.best_of or 1)
+        served.engine.check_room(best * len(prompts))
         constraint = await self._apart_if(said.response_format, served)
         requests, read_tokens = [], 0
         for prompt in prompts:
@@ -199,6 +200,7 @@ class Api:
     async def chat(self, asked: Asked) -> Answer | AsyncGenerator[bytes, None]:
         said = await self.read(asked, schema.ChatRequest)
         served = self.table.of(said.model)
+        served.engine.check_room(said.n or 1)
         constraint = await self._apart_if(said.response_format, served)
         messages = [message.plain() for message in said.messages]
         # A template is a program, and may be someone else's.
@@ -277,6 +279,7 @@ class Api:
     async def generate(self, asked: Asked) -> AsyncGenerator[bytes, None]:
         said = await self.read(asked, schema.GenerateRequest)
         served = self.table.of(said.model)
+        served.engine.check_room(said.n or 1)
         ids = await self._ids(served, said.prompt)
         top = 5 if said.alternatives is None else said.alternatives
         # Whichever control token comes, the text ends with it: ids that hold one could not be gone on from.

@@ -218,20 +218,24 @@ class Engine:
     def submit(self, group: Group, requests: Sequence[Request], stops: Sequence[str]) -> list[Writer]:
         """Take texts on, all or none; Refusal (429, 503) when there is no room or the server ends."""
         with self._lock:
-            if self._ends is not None:
-                raise Refusal(503, "the server stops", retry=5, close=True)
-            if self.outstanding + len(requests) > self.most:
-                self.metrics.count("fabula_refused_total", len(requests), model=self.name)
-                raise Refusal(
-                    429,
-                    f"the queue is full: {self.outstanding} texts are written or wait, at most {self.most} may",
-                    code="queue_full",
-                    retry=self._patience(),
-                )
+            self.check_room(len(requests))
             made = [Writer(self, group, request, stops) for request in requests]
             self._inbox.extend(made)
             self._poke()
         return made
+
+    def check_room(self, count: int) -> None:
+        """Refusal (429, 503) when so many texts would not be taken on: told before anything is done for them."""
+        if self._ends is not None:
+            raise Refusal(503, "the server stops", retry=5, close=True)
+        if self.outstanding + count > self.most:
+            self.metrics.count("fabula_refused_total", count, model=self.name)
+            raise Refusal(
+                429,
+                f"the queue is full: {self.outstanding} texts are written or wait, at most {self.most} may",
+                code="queue_full",
+                retry=self._patience(),
+            )
 
     def _patience(self) -> int:
         """Seconds after which a slot is likely to be free."""
