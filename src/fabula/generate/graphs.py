@@ -278,7 +278,8 @@ class Graphs:
     def _matrix(self, *weights: Tensor) -> Node:
         """Matrices with as many columns, one below the other."""
         if self.weights == "int8" and weights[0].shape[1] % ggml.BLOCK == 0:
-            made = torch.cat([weight.detach().float() for weight in weights])
+            parts = [weight.detach().float() for weight in weights]
+            made = parts[0] if len(parts) == 1 else torch.cat(parts)
             blocks = self._arena.take(ggml.q8_0_bytes(*made.shape))
             ggml.quantize(made, blocks)
             return self._constants.over(blocks, tuple(made.shape), ggml.Q8_0)
