@@ -21,7 +21,7 @@ from fabula.defaults import run as defaults
 
 VARIED: dict[str, tuple[Any, ...]] = {
     "model.preset": ("fabula-1m", "fabula-3m"),
-    "model.n_layers": (4, 2, 3, 6),
+    "model.n_layers": (1, 2, 3, 4),
     "tokenizer.most_tokens": (1024, 2048, 4096, 8192),
     "model.context_length": (64, 128, 256),
     "train.batch_tokens": (1024, 2048, 4096),

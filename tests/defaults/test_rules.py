@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,8 +41,11 @@ def values(made: list[Choice]) -> dict[str, Any]:
 
 
 def weights(made: list[Choice]) -> int:
-    config = presets.get(values(made)["model.preset"]).config
+    """Beside the vocabulary, with the layers that were chosen."""
+    found = values(made)
+    config = presets.get(found["model.preset"]).config
     assert isinstance(config, ModelConfig)
+    config = replace(config, n_layers=found.get("model.n_layers", config.n_layers))
     return config.n_params() - config.parts()["embedding"]
 
 
@@ -53,8 +57,10 @@ def test_whatever_is_asked_the_choices_are_possible(size: float, budget: str) ->
         found = values(made)
         names = [choice.name for choice in made]
         assert names == [name for name in request.CHOSEN if name in names]
-        assert len(names) >= len(request.CHOSEN) - 4  # base_width is AdamW's, three are about the text
+        # base_width is AdamW's, three are about the text, n_layers is for models below the smallest preset
+        assert len(names) >= len(request.CHOSEN) - 5
         assert found["model.preset"] in presets
+        assert 1 <= found.get("model.n_layers", 1) < 4
         assert 512 <= found["tokenizer.most_tokens"] <= 32_768
         assert 64 <= found["model.context_length"] <= 2048
         assert 512 <= found["train.batch_tokens"] <= 1 << 19
@@ -124,6 +130,23 @@ def test_another_optimizer_or_schedule_is_left_alone() -> None:
     given = {"train.optimizer.kind": "adamw", "train.schedule.warmup": 0.1}
     found = values(choose(facts(given=given)))
     assert not any(name.startswith(("train.optimizer", "train.schedule")) for name in found)
+
+
+def test_little_time_takes_fewer_layers_than_the_smallest_preset_has() -> None:
+    layers = [values(choose(facts(budget=budget))).get("model.n_layers") for budget in ("5s", "1m", "2m", "5m")]
+    assert layers[0] == 1
+    assert layers[-1] is None, "then the preset's own are best"
+    assert rising([4 if count is None else count for count in layers])
+    (why,) = [choice.reason for choice in choose(facts(budget="1m")) if choice.name == "model.n_layers"]
+    assert "k weights beside the vocabulary" in why
+
+
+def test_layers_of_a_preset_that_was_given_are_left_alone() -> None:
+    for given, model in (
+        ({"model.preset": "fabula-1m"}, {"preset": "fabula-1m"}),
+        ({"model.n_layers": 4}, {"n_layers": 4}),
+    ):
+        assert "model.n_layers" not in values(choose(facts(budget="5s", given=given, model=model)))
 
 
 def test_the_same_facts_give_the_same_choices() -> None:

@@ -17,6 +17,7 @@ CHOSEN = (
     "corpus.document_bytes",
     "corpus.validation",
     "model.preset",
+    "model.n_layers",
     "tokenizer.most_tokens",
     "model.context_length",
     "train.batch_tokens",

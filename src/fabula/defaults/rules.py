@@ -40,7 +40,7 @@ _TOKEN_BYTES = 3.2
 _LEAST_CONTEXT = 64
 
 # Tokens of a step at so many tokens of training, and how they grow with them (arXiv:2505.13738 has such a power).
-_BATCH, _BATCH_TOKENS, _BATCH_POWER = 2048, 1.5e6, 0.4
+_BATCH, _BATCH_TOKENS, _BATCH_POWER = 2048, 2e6, 0.4
 _LEAST_BATCH, _MOST_BATCH = 1024, 1 << 19
 
 # Dropout from so many passes over the text.
@@ -94,12 +94,17 @@ def choose(facts: Facts) -> list[Choice]:
         made.append(Choice(name, value, reason))
         return value
 
-    preset = settle("model.preset", *_preset(facts))
+    best, why = _best(facts)
+    preset = settle("model.preset", *_preset(facts, best, why))
     model = _model(preset, facts.model)
     if model is None:
         return made  # a model of another kind; the recipe says what is wrong with that
+    whole, (layers, why) = model, _layers(model, best)
+    if layers < model.n_layers and "model.preset" not in facts.given:
+        model = dataclasses.replace(model, n_layers=settle("model.n_layers", layers, why))
     if facts.given.keys().isdisjoint(_TOKENIZERS):
-        model = dataclasses.replace(model, vocab_size=settle("tokenizer.most_tokens", *_vocabulary(facts, model)))
+        # Fewer layers make the head dearer, but what is saved on a vocabulary loses more (docs/log.md).
+        model = dataclasses.replace(model, vocab_size=settle("tokenizer.most_tokens", *_vocabulary(facts, whole)))
     elif isinstance(facts.given.get("tokenizer.vocab_size"), int):
         model = dataclasses.replace(model, vocab_size=facts.given["tokenizer.vocab_size"])
     model = dataclasses.replace(model, context_length=settle("model.context_length", *_context(facts, model)))
@@ -173,7 +178,8 @@ def _weights(model: ModelConfig) -> int:
     return model.n_params() - model.parts()["embedding"] - model.parts()["head"]
 
 
-def _preset(facts: Facts) -> tuple[str, str]:
+def _best(facts: Facts) -> tuple[float, str]:
+    """Weights beside the vocabulary that learn most, and why."""
     flops, tokens = _flops(facts), _given_tokens(facts)
     if flops is not None:
         best = best_weights(flops)
@@ -185,14 +191,31 @@ def _preset(facts: Facts) -> tuple[str, str]:
     most = _WEIGHTS_PER_BYTE * facts.text_bytes
     if most < best:
         best, why = most, f"more than {_short(most)} learn {_size(facts.text_bytes)} of text by heart"
+    return best, why
+
+
+def _apart(model: ModelConfig, best: float) -> float:
+    """How far a model's size is from one that learns most, by ratio."""
+    return abs(math.log(_weights(model) / max(1.0, best)))
+
+
+def _preset(facts: Facts, best: float, why: str) -> tuple[str, str]:
     steps = ladder()
-    # The nearest by ratio; below the smallest and above the largest there is nothing.
-    place = min(range(len(steps)), key=lambda i: abs(math.log(_weights(steps[i][1]) / max(1.0, best))))
+    place = min(range(len(steps)), key=lambda i: _apart(steps[i][1], best))
     fits = [i for i in range(place + 1) if _fits(steps[i][1], facts)] or [0]
     if fits[-1] < place:
         place, why = fits[-1], f"the largest that {_size(facts.memory_bytes)} of free memory hold in training"
     name, config = steps[place]
     return name, f"{_short(_weights(config))} weights beside the vocabulary; {why}"
+
+
+def _layers(model: ModelConfig, best: float) -> tuple[int, str]:
+    """Below the smallest preset there are its own first layers."""
+    if _weights(model) > _weights(ladder()[0][1]):
+        return model.n_layers, "as the preset has them"
+    sizes = {n: dataclasses.replace(model, n_layers=n) for n in range(1, model.n_layers + 1)}
+    count = min(sizes, key=lambda n: _apart(sizes[n], best))
+    return count, f"{_short(_weights(sizes[count]))} weights beside the vocabulary: in so little time fewer learn more"
 
 
 def _fits(model: ModelConfig, facts: Facts) -> bool:

@@ -166,14 +166,14 @@ def _cut(asked: CorpusConfig) -> list[Choice]:
 def _settled(facts: Facts, base: Data, given: Sequence[tuple[str, str]], place: Device) -> list[Choice]:
     """The choices for a time, once the size that they name is the size whose steps were timed."""
     facts = replace(facts, flops_per_second=_USUAL_SHARE * hardware.peak(place).flops_per_second)
-    timed: set[tuple[str, int]] = set()
+    timed: set[tuple[str, int, int]] = set()
     made = choose(facts)
     for _ in range(_MEASURED):
         chosen = _with(made, base, given, "")
         preset, model = recipe.model_config(chosen)
-        if (preset, chosen.train.batch_tokens) in timed or not isinstance(model, ModelConfig):
+        if not isinstance(model, ModelConfig) or (preset, model.n_layers, chosen.train.batch_tokens) in timed:
             break
-        timed.add((preset, chosen.train.batch_tokens))
+        timed.add((preset, model.n_layers, chosen.train.batch_tokens))
         facts = replace(facts, flops_per_second=_training_flops(chosen, model, place))
         made = choose(facts)
     return made
