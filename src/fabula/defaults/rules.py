@@ -104,7 +104,8 @@ def choose(facts: Facts) -> list[Choice]:
         model = dataclasses.replace(model, n_layers=settle("model.n_layers", layers, why))
     if facts.given.keys().isdisjoint(_TOKENIZERS):
         # Fewer layers make the head dearer, but what is saved on a vocabulary loses more (docs/log.md).
-        model = dataclasses.replace(model, vocab_size=settle("tokenizer.most_tokens", *_vocabulary(facts, whole)))
+        size, why = _vocabulary(facts, whole, model)
+        model = dataclasses.replace(model, vocab_size=settle("tokenizer.most_tokens", size, why))
     elif isinstance(facts.given.get("tokenizer.vocab_size"), int):
         model = dataclasses.replace(model, vocab_size=facts.given["tokenizer.vocab_size"])
     model = dataclasses.replace(model, context_length=settle("model.context_length", *_context(facts, model)))
@@ -226,11 +227,12 @@ def _fits(model: ModelConfig, facts: Facts) -> bool:
     return max(row, state_bytes(model, "muon")) <= limit
 
 
-def _vocabulary(facts: Facts, model: ModelConfig) -> tuple[int, str]:
+def _vocabulary(facts: Facts, whole: ModelConfig, model: ModelConfig) -> tuple[int, str]:
+    """Bounded by what the head would be of the whole preset."""
     wanted = max(size for least, size in _VOCABULARIES if facts.text_bytes >= least)
-    affordable = max(size for _, size in _VOCABULARIES if _head_share(model, size) <= _HEAD_SHARE or size == _LEAST)
+    affordable = max(size for _, size in _VOCABULARIES if _head_share(whole, size) <= _HEAD_SHARE or size == _LEAST)
     if affordable < wanted:
-        share = _head_share(model, 2 * affordable)
+        share = _head_share(whole, 2 * affordable)
         return affordable, f"with {2 * affordable:,} the head would be {share:.0%} of the work in a model of this width"
     share = _head_share(model, wanted)
     return wanted, f"what {_size(facts.text_bytes)} of text can teach; the head is {share:.0%} of the work"
