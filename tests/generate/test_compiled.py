@@ -207,3 +207,13 @@ def test_requests_run_together_as_alone() -> None:
     with pytest.raises(MachineError, match="4 texts are open"):
         engine.open()
     engine.release()
+
+
+def test_the_graph_that_was_used_last_is_kept_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fabula.generate.compiled._GRAPHS", 2)
+    torch.manual_seed(0)
+    engine = CompiledDecoder(Decoder(presets.get("fabula-1m").config).eval(), threads=1)
+    sequence = engine.open()
+    for count in (1, 2, 1, 3):  # the graph of one id is used again before that of three needs room
+        engine.read(sequence, [1] * count, "none")
+    assert [key[1] for key in engine._graphs] == [1, 3]

@@ -216,7 +216,7 @@ def _layers(model: ModelConfig, best: float) -> tuple[int, str]:
         return model.n_layers, "as the preset has them"
     sizes = {n: dataclasses.replace(model, n_layers=n) for n in range(1, model.n_layers + 1)}
     count = min(sizes, key=lambda n: _apart(sizes[n], best))
-    return count, f"{_short(_weights(sizes[count]))} weights beside the vocabulary: in so little time fewer learn more"
+    return count, f"{_short(_weights(sizes[count]))} weights beside the vocabulary: the nearest to that"
 
 
 def _fits(model: ModelConfig, facts: Facts) -> bool:

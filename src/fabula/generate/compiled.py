@@ -239,7 +239,6 @@ class CompiledDecoder:
             graph.context.free()
         self._graphs.clear()
 
-    # ---- weights ----
     # ---- steps ----
 
     def _compute(self, slots: Sequence[Slot], tokens: np.ndarray[Any, Any], every: bool) -> Tensor:
@@ -310,5 +309,5 @@ class CompiledDecoder:
             found = self._graphs[key] = self._model.build(self._nodes, self._room, *key)
             while len(self._graphs) > _GRAPHS:
                 self._graphs.popitem(last=False)[1].context.free()
-                self._graphs.move_to_end(key)
+        self._graphs.move_to_end(key)
         return found

@@ -32,6 +32,7 @@ from fabula.serve.metrics import Metrics
 from fabula.serve.models import Served, Table, run_folder
 from fabula.serve.reading import read
 from fabula.serve.refusal import Refusal
+from fabula.serve.sending import Answer, answer, send_stream, send_whole
 from fabula.serve.texts import Texts, Written, told
 
 T = TypeVar("T")
@@ -39,22 +40,6 @@ M = TypeVar("M", bound=BaseModel)
 
 # Bodies and texts up to here are read in the event loop: a thread would cost more.
 _SMALL = 4096
-# Bytes of an answer that are handed over at once.
-_PART = 1 << 16
-_STREAM = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer."""
-
-    body: bytes
-    kind: str = "application/json"
-    status: int = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +69,6 @@ class Route:
     kind: str = "application/json"
     streams: str = ""
     always_streams: bool = False
-
-
-def answer(data: Any) -> Answer:
-    """Data as JSON."""
-    return Answer(json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8"))
 
 
 class Api:
@@ -122,7 +102,7 @@ class Api:
             _allow(method, "GET")
             body, kind = self.files[path]
             # After an upgrade no page may be made of the files of two versions.
-            await _send(send, Answer(body, kind), (b"cache-control", b"no-cache"))
+            await send_whole(send, Answer(body, kind), (b"cache-control", b"no-cache"))
             return
         route, name = self._routes.get(path), ""
         if route is None and path.startswith(_MODELS):
@@ -133,9 +113,9 @@ class Api:
         query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=16) if scope["query_string"] else {}
         made = await route.handler(self, Asked(scope[BODY], name, query, receive))
         if isinstance(made, Answer):
-            await _send(send, made)
+            await send_whole(send, made)
             return
-        await _send_stream(send, made)
+        await send_stream(send, made)
 
     # ---- parts -----------------------------------------------------------------------------------------------
 
@@ -396,30 +376,6 @@ async def _evolved(tale: evolution.Telling, receive: Receive) -> AsyncGenerator[
     finally:
         listening.cancel()
         tale.leave()
-
-
-async def _send(send: Send, made: Answer, *more: tuple[bytes, bytes]) -> None:
-    headers = [(b"content-type", made.kind.encode()), (b"content-length", str(len(made.body)).encode()), *more]
-    await send({"type": "http.response.start", "status": made.status, "headers": headers})
-    # In parts, so that a reader that is behind is waited for, and not for ever.
-    for start in range(0, len(made.body) - _PART, _PART):
-        await send({"type": "http.response.body", "body": made.body[start : start + _PART], "more_body": True})
-    last = (max(0, len(made.body) - 1)) // _PART * _PART
-    await send({"type": "http.response.body", "body": made.body[last:]})
-
-
-async def _send_stream(send: Send, parts: AsyncGenerator[bytes, None]) -> None:
-    started = False
-    try:
-        async for part in parts:
-            if not started:
-                started = True
-                await send({"type": "http.response.start", "status": 200, "headers": _STREAM})
-            if part:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-    finally:
-        await parts.aclose()
 
 
 def _allow(method: str, wanted: str) -> None:

@@ -226,16 +226,18 @@ class Engine:
 
     def check_room(self, count: int) -> None:
         """Refusal (429, 503) when so many texts would not be taken on: told before anything is done for them."""
-        if self._ends is not None:
-            raise Refusal(503, "the server stops", retry=5, close=True)
-        if self.outstanding + count > self.most:
-            self.metrics.count("fabula_refused_total", count, model=self.name)
-            raise Refusal(
-                429,
-                f"the queue is full: {self.outstanding} texts are written or wait, at most {self.most} may",
-                code="queue_full",
-                retry=self._patience(),
-            )
+        # With the lock (whoever submits has it): a text that gets its slot stands in two lists for a moment.
+        with self._lock:
+            if self._ends is not None:
+                raise Refusal(503, "the server stops", retry=5, close=True)
+            if self.outstanding + count > self.most:
+                self.metrics.count("fabula_refused_total", count, model=self.name)
+                raise Refusal(
+                    429,
+                    f"the queue is full: {self.outstanding} texts are written or wait, at most {self.most} may",
+                    code="queue_full",
+                    retry=self._patience(),
+                )
 
     def _patience(self) -> int:
         """Seconds after which a slot is likely to be free."""
